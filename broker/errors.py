@@ -1,0 +1,277 @@
+"""Every deliberate failure, free of transport.
+
+Each class has a `reason` out of the closed set `broker.v1.ErrorReason`. The
+doors translate a class to a status through one table each; a test walks the
+subclasses and fails when a table lacks one.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class Failure(Exception):
+    """Something was refused or could not be done, and nothing was half-done.
+
+    `message` says what happened and which rule or field; `hint` says what to do
+    next. Neither holds a secret: both may be sent to the caller and logged.
+    """
+
+    reason: ClassVar[str] = "INTERNAL"
+    retry_after_s: ClassVar[float | None] = None
+    default_hint: ClassVar[str] = ""
+
+    def __init__(self, message: str, *, hint: str = "", metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint or self.default_hint
+        self.metadata = dict(metadata or {})
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
+
+class Invalid(Failure):
+    """A field of the request is missing or malformed."""
+
+    reason = "INVALID"
+
+    def __init__(self, field: str, problem: str, *, hint: str = "") -> None:
+        super().__init__(f"{field}: {problem}", hint=hint, metadata={"field": field})
+        self.field = field
+        self.problem = problem
+
+
+class ConfigInvalid(Failure):
+    """A configuration or policy file is unusable; `problems` lists all that is wrong with it."""
+
+    reason = "INVALID"
+
+    def __init__(self, what: str, problems: tuple[str, ...]) -> None:
+        super().__init__(f"{what}: " + "; ".join(problems), metadata={"field": what})
+        self.what = what
+        self.problems = problems
+
+
+class Unauthenticated(Failure):
+    """No usable client certificate, or its principal is unknown."""
+
+    reason = "UNAUTHENTICATED"
+    default_hint = "present a client certificate whose URI SAN the policy names"
+
+
+class Forbidden(Failure):
+    """The principal's role may not do this, or not for this partner."""
+
+    reason = "FORBIDDEN"
+
+
+class NotGranted(Failure):
+    """No grant covers what was asked."""
+
+    reason = "NOT_GRANTED"
+    default_hint = "ask an admin, or see: broker explain"
+
+
+class Blocked(Failure):
+    """A block is in force."""
+
+    reason = "BLOCKED"
+    default_hint = "an admin must reinstate it"
+
+
+class NotFound(Failure):
+    """There is no such thing, or the caller may not know of it."""
+
+    reason = "NOT_FOUND"
+
+
+class RunEnded(Failure):
+    """The run is closed or its lease has run out."""
+
+    reason = "RUN_ENDED"
+    default_hint = "open a new run"
+
+
+class RequestReused(Failure):
+    """The request id was used before, for something else."""
+
+    reason = "REQUEST_REUSED"
+    default_hint = "make a new request_id for each new intent"
+
+
+class PolicyMoved(Failure):
+    """The policy is no longer at the expected version; nothing was written."""
+
+    reason = "POLICY_MOVED"
+    default_hint = "look at the policy in force and decide again"
+
+
+class LimitReached(Failure):
+    """A limit of the grant is reached."""
+
+    reason = "LIMIT_REACHED"
+    retry_after_s = 1.0
+
+
+class Overloaded(Failure):
+    """Too much is waiting."""
+
+    reason = "OVERLOADED"
+    retry_after_s = 0.5
+    default_hint = "retry later"
+
+
+class StoreUnavailable(Failure):
+    """The store cannot be reached, or a write's outcome is unknown: treat as not done."""
+
+    reason = "STORE_UNAVAILABLE"
+    retry_after_s = 1.0
+    default_hint = "repeat with the same request_id"
+
+
+class StoreFull(Failure):
+    """The disk is nearly full: minting has stopped, revoking goes on."""
+
+    reason = "STORE_FULL"
+    retry_after_s = 30.0
+    default_hint = "free space on the broker's data disk"
+
+
+class StoreCorrupt(Failure):
+    """The store is damaged; the process must not go on with it."""
+
+    reason = "STORE_CORRUPT"
+    default_hint = "stop the broker and restore the store from a backup"
+
+
+class SignerUnavailable(Failure):
+    """There is no key to sign with, because the key store cannot be reached."""
+
+    reason = "SIGNER_UNAVAILABLE"
+    retry_after_s = 1.0
+    default_hint = "retry; revoking and verifying go on meanwhile"
+
+
+class ClockAstray(Failure):
+    """The clock cannot be trusted, so nothing is minted."""
+
+    reason = "CLOCK_ASTRAY"
+    retry_after_s = 10.0
+    default_hint = "set the broker's clock right"
+
+
+class Defect(Failure):
+    """A defect in the broker."""
+
+    reason = "INTERNAL"
+
+
+class Rejected(Failure):
+    """A token is not accepted.
+
+    `http_status` and `grpc_code` are what a service answers its client with: 401
+    and UNAUTHENTICATED mean get a new token and retry, 403 and PERMISSION_DENIED
+    mean stop, 503 and UNAVAILABLE mean that nothing can be judged now.
+    """
+
+    http_status: ClassVar[int] = 401
+    grpc_code: ClassVar[str] = "UNAUTHENTICATED"
+
+
+class Malformed(Rejected):
+    """Not a well-formed token of ours."""
+
+    reason = "MALFORMED"
+
+
+class Untrusted(Rejected):
+    """The key is unknown or over, or the signature is wrong."""
+
+    reason = "UNTRUSTED"
+
+
+class Expired(Rejected):
+    """The token's life is over."""
+
+    reason = "EXPIRED"
+
+
+class NotYetValid(Rejected):
+    """The token's life has not begun."""
+
+    reason = "NOT_YET_VALID"
+
+
+class WrongRealm(Rejected):
+    """Another issuer, realm or audience."""
+
+    reason = "WRONG_REALM"
+
+
+class NotAllowed(Rejected):
+    """The token does not cover the model that was asked for."""
+
+    reason = "NOT_ALLOWED"
+    http_status = 403
+    grpc_code = "PERMISSION_DENIED"
+
+
+class Revoked(Rejected):
+    """The token is dead."""
+
+    reason = "REVOKED"
+    http_status = 403
+    grpc_code = "PERMISSION_DENIED"
+
+
+class Stale(Rejected):
+    """The verifier has not heard from the broker for a freshness lease."""
+
+    reason = "STALE"
+    http_status = 503
+    grpc_code = "UNAVAILABLE"
+    retry_after_s = 1.0
+    default_hint = "check the verifier's connection to the broker"
+
+
+class FrameRefused(Failure):
+    """A frame of the feed is refused; the last good state stays."""
+
+    reason = "FRAME_MALFORMED"
+
+
+class FrameTooLarge(FrameRefused):
+    """A frame is larger than allowed."""
+
+    reason = "FRAME_TOO_LARGE"
+
+
+class FrameUntrusted(FrameRefused):
+    """A frame or echo has a bad signature or certificate."""
+
+    reason = "FRAME_UNTRUSTED"
+
+
+class FrameWrongRealm(FrameRefused):
+    """A frame is for another realm."""
+
+    reason = "FRAME_WRONG_REALM"
+
+
+class FrameGap(FrameRefused):
+    """A frame does not follow on the verifier's head; a snapshot is needed."""
+
+    reason = "FRAME_GAP"
+
+
+class FrameBehind(FrameRefused):
+    """A frame is behind what the verifier has already applied."""
+
+    reason = "FRAME_BEHIND"
+
+
+class FrameForked(FrameRefused):
+    """A frame is of another incarnation of the ledger."""
+
+    reason = "FRAME_FORKED"
+    default_hint = "if a backup was restored on purpose, remove the verifier's state folder"

@@ -1,0 +1,103 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class RunState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RUN_STATE_UNSPECIFIED: _ClassVar[RunState]
+    RUN_STATE_OPEN: _ClassVar[RunState]
+    RUN_STATE_CLOSED: _ClassVar[RunState]
+    RUN_STATE_LAPSED: _ClassVar[RunState]
+RUN_STATE_UNSPECIFIED: RunState
+RUN_STATE_OPEN: RunState
+RUN_STATE_CLOSED: RunState
+RUN_STATE_LAPSED: RunState
+
+class Run(_message.Message):
+    __slots__ = ("id", "realm", "partner", "models", "state", "opened_at", "lease_ends_at")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REALM_FIELD_NUMBER: _ClassVar[int]
+    PARTNER_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    OPENED_AT_FIELD_NUMBER: _ClassVar[int]
+    LEASE_ENDS_AT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    realm: str
+    partner: str
+    models: _containers.RepeatedScalarFieldContainer[str]
+    state: RunState
+    opened_at: _timestamp_pb2.Timestamp
+    lease_ends_at: _timestamp_pb2.Timestamp
+    def __init__(self, id: _Optional[str] = ..., realm: _Optional[str] = ..., partner: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., state: _Optional[_Union[RunState, str]] = ..., opened_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease_ends_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class OpenRunRequest(_message.Message):
+    __slots__ = ("request_id", "realm", "partner", "models", "lease")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    REALM_FIELD_NUMBER: _ClassVar[int]
+    PARTNER_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    realm: str
+    partner: str
+    models: _containers.RepeatedScalarFieldContainer[str]
+    lease: _duration_pb2.Duration
+    def __init__(self, request_id: _Optional[str] = ..., realm: _Optional[str] = ..., partner: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class OpenRunResponse(_message.Message):
+    __slots__ = ("run",)
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    run: Run
+    def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ...) -> None: ...
+
+class KeepRunRequest(_message.Message):
+    __slots__ = ("request_id", "run")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    run: str
+    def __init__(self, request_id: _Optional[str] = ..., run: _Optional[str] = ...) -> None: ...
+
+class KeepRunResponse(_message.Message):
+    __slots__ = ("run",)
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    run: Run
+    def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ...) -> None: ...
+
+class CloseRunRequest(_message.Message):
+    __slots__ = ("request_id", "run")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    run: str
+    def __init__(self, request_id: _Optional[str] = ..., run: _Optional[str] = ...) -> None: ...
+
+class CloseRunResponse(_message.Message):
+    __slots__ = ("run",)
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    run: Run
+    def __init__(self, run: _Optional[_Union[Run, _Mapping]] = ...) -> None: ...
+
+class ListRunsRequest(_message.Message):
+    __slots__ = ("partner", "limit")
+    PARTNER_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    partner: str
+    limit: int
+    def __init__(self, partner: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class ListRunsResponse(_message.Message):
+    __slots__ = ("runs",)
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    runs: _containers.RepeatedCompositeFieldContainer[Run]
+    def __init__(self, runs: _Optional[_Iterable[_Union[Run, _Mapping]]] = ...) -> None: ...

@@ -1,0 +1,73 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class TokenSpec(_message.Message):
+    __slots__ = ("realm", "partner", "user", "workload", "models", "run", "test", "lifetime")
+    REALM_FIELD_NUMBER: _ClassVar[int]
+    PARTNER_FIELD_NUMBER: _ClassVar[int]
+    USER_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    TEST_FIELD_NUMBER: _ClassVar[int]
+    LIFETIME_FIELD_NUMBER: _ClassVar[int]
+    realm: str
+    partner: str
+    user: str
+    workload: str
+    models: _containers.RepeatedScalarFieldContainer[str]
+    run: str
+    test: str
+    lifetime: _duration_pb2.Duration
+    def __init__(self, realm: _Optional[str] = ..., partner: _Optional[str] = ..., user: _Optional[str] = ..., workload: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., run: _Optional[str] = ..., test: _Optional[str] = ..., lifetime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class MintedToken(_message.Message):
+    __slots__ = ("token", "id", "index", "expires_at", "grant")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    GRANT_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    id: str
+    index: int
+    expires_at: _timestamp_pb2.Timestamp
+    grant: str
+    def __init__(self, token: _Optional[str] = ..., id: _Optional[str] = ..., index: _Optional[int] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., grant: _Optional[str] = ...) -> None: ...
+
+class MintRequest(_message.Message):
+    __slots__ = ("request_id", "spec")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    spec: TokenSpec
+    def __init__(self, request_id: _Optional[str] = ..., spec: _Optional[_Union[TokenSpec, _Mapping]] = ...) -> None: ...
+
+class MintResponse(_message.Message):
+    __slots__ = ("token",)
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    token: MintedToken
+    def __init__(self, token: _Optional[_Union[MintedToken, _Mapping]] = ...) -> None: ...
+
+class MintBatchRequest(_message.Message):
+    __slots__ = ("request_id", "specs")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SPECS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    specs: _containers.RepeatedCompositeFieldContainer[TokenSpec]
+    def __init__(self, request_id: _Optional[str] = ..., specs: _Optional[_Iterable[_Union[TokenSpec, _Mapping]]] = ...) -> None: ...
+
+class MintBatchResponse(_message.Message):
+    __slots__ = ("tokens",)
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    tokens: _containers.RepeatedCompositeFieldContainer[MintedToken]
+    def __init__(self, tokens: _Optional[_Iterable[_Union[MintedToken, _Mapping]]] = ...) -> None: ...
