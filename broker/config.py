@@ -1,0 +1,164 @@
+"""Settings of `broker serve`: parsed once, with all problems reported together."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from broker.errors import ConfigInvalid
+
+_T = TypeVar("_T", bound=BaseModel)
+SERVER_MAX_TTL_S = 7 * 86_400
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class ServerSettings(_Section):
+    """Where the doors are."""
+
+    listen: str = "127.0.0.1:7443"
+    http_listen: str | None = "127.0.0.1:7444"
+    data_dir: Path
+    admins: tuple[str, ...] = ()
+
+
+class TlsSettings(_Section):
+    """The broker's certificate, and the CA that callers' certificates must come from."""
+
+    cert: Path
+    key: Path
+    client_ca: Path
+
+
+class StoreSettings(_Section):
+    """The ledger's home. Without `url`: SQLite in the data folder. PostgreSQL: `postgresql://…` or a file with it."""
+
+    url: str | None = None
+    url_file: Path | None = None
+    headroom_mib: Annotated[int, Field(ge=1, le=65_536)] = 16
+    sole_broker: bool | None = None
+
+    @model_validator(mode="after")
+    def _one_url(self) -> "StoreSettings":
+        if self.url is not None and self.url_file is not None:
+            raise ValueError("give url or url_file, not both")
+        return self
+
+
+class VaultSettings(_Section):
+    """Where Vault (or OpenBao) is and how the broker logs in."""
+
+    address: str
+    ca_file: Path | None = None
+    namespace: str | None = None
+    auth: Literal["approle", "token", "jwt"]
+    auth_mount: str | None = None
+    role_id_file: Path | None = None
+    secret_id_file: Path | None = None
+    token_file: Path | None = None
+    jwt_role: str | None = None
+    jwt_file: Path | None = None
+    transit_mount: str = "transit"
+    key_name: str = "broker-{realm}"
+    connect_timeout_s: Annotated[float, Field(gt=0, le=30)] = 2.0
+    read_timeout_s: Annotated[float, Field(gt=0, le=30)] = 5.0
+
+    @model_validator(mode="after")
+    def _complete(self) -> "VaultSettings":
+        needed = {
+            "approle": ("role_id_file", "secret_id_file"),
+            "token": ("token_file",),
+            "jwt": ("jwt_role", "jwt_file"),
+        }[self.auth]
+        missing = [name for name in needed if getattr(self, name) is None]
+        if missing:
+            raise ValueError(f"auth = {self.auth!r} needs {' and '.join(missing)}")
+        return self
+
+
+class KeySettings(_Section):
+    """Which signer: `local` (root keys in an encrypted file), `vault` (roots in transit), `transit` (all in transit)."""
+
+    mode: Literal["local", "vault", "transit"]
+    passphrase_file: Path | None = None
+    signing_minutes: Annotated[int, Field(ge=1, le=1440)] = 10
+
+
+class LimitSettings(_Section):
+    """Bounds that no policy can exceed."""
+
+    max_ttl_s: Annotated[int, Field(ge=1, le=SERVER_MAX_TTL_S)] = 86_400
+
+
+class LogSettings(_Section):
+    """What is logged, to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Settings(_Section):
+    """All of broker.toml."""
+
+    server: ServerSettings
+    tls: TlsSettings
+    keys: KeySettings
+    store: StoreSettings = StoreSettings()
+    vault: VaultSettings | None = None
+    limits: LimitSettings = LimitSettings()
+    log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _keys_have_a_home(self) -> "Settings":
+        if self.keys.mode in ("vault", "transit") and self.vault is None:
+            raise ValueError(f"keys.mode = {self.keys.mode!r} needs a [vault] section")
+        if self.keys.mode == "local" and self.keys.passphrase_file is None:
+            raise ValueError("keys.mode = 'local' needs keys.passphrase_file")
+        return self
+
+
+def load_settings(path: Path) -> Settings:
+    """Read broker.toml; paths in it are relative to its folder.
+
+    Raises:
+        ConfigInvalid: With every problem, each naming its key.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise ConfigInvalid(str(path), (f"cannot be read: {problem.strerror}",)) from problem
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise ConfigInvalid(str(path), (f"is not TOML: {problem}",)) from problem
+    try:
+        settings = Settings.model_validate(document)
+    except ValidationError as invalid:
+        raise ConfigInvalid(str(path), tuple(_problem(error) for error in invalid.errors())) from invalid
+    settings = _resolved(settings, path.parent)
+    missing = tuple(
+        f"{section}.{name}: there is no file {value}"
+        for section in ("tls", "keys", "vault", "store")
+        if (part := getattr(settings, section)) is not None
+        for name, value in part
+        if isinstance(value, Path) and not value.exists()
+    )
+    if missing:
+        raise ConfigInvalid(str(path), missing)
+    return settings
+
+
+def _problem(error: object) -> str:
+    loc = ".".join(str(part) for part in error["loc"])  # type: ignore[index]
+    message = str(error["msg"]).removeprefix("Value error, ")  # type: ignore[index]
+    return f"{loc}: {message}" if loc else message
+
+
+def _resolved(section: _T, folder: Path) -> _T:
+    changes: dict[str, object] = {}
+    for name, value in section:
+        if isinstance(value, Path):
+            changes[name] = folder / value
+        elif isinstance(value, BaseModel):
+            changes[name] = _resolved(value, folder)
+    return section.model_copy(update=changes)

@@ -1,0 +1,76 @@
+"""Show and replace the policy."""
+
+from collections.abc import Callable
+
+from broker.domain.policy import Policy, Role
+from broker.errors import Invalid
+from broker.ledger.entry import Entry, Kind, encode_entry
+from broker.service.calling import Caller
+from broker.service.policies import Policies, PolicyInForce
+from broker.service.ports import Clock, Ledger, PolicyReplaced, RequestKey, Write
+
+MAX_DOCUMENT_BYTES = 1 << 20
+
+
+class ApplyPolicy:
+    """Replaces the policy: one ledger entry, and the version moves (P3)."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        policies: Policies,
+        clock: Clock,
+        parse: Callable[[str], Policy],
+        *,
+        digest: Callable[[bytes], str],
+        max_ttl_s: int,
+    ) -> None:
+        self._ledger = ledger
+        self._policies = policies
+        self._clock = clock
+        self._parse = parse
+        self._digest = digest
+        self._max_ttl_s = max_ttl_s
+
+    def __call__(
+        self, caller: Caller, document: str, *, expected_version: int | None, request: RequestKey
+    ) -> tuple[int, int]:
+        """Apply `document`; return (version, index).
+
+        Raises:
+            Forbidden, Invalid: Refused; nothing was written.
+            ConfigInvalid: The document has problems, all of them named.
+            PolicyMoved: The version in force is not `expected_version`.
+            Whatever `Ledger.append` raises.
+        """
+        caller.must_be(Role.ADMIN)
+        data = document.encode()
+        if not data.strip():
+            raise Invalid("document", "is empty", hint="an empty policy allows nothing; to stop all mints, revoke")
+        if len(data) > MAX_DOCUMENT_BYTES:
+            raise Invalid("document", f"has {len(data)} bytes", hint=f"use at most {MAX_DOCUMENT_BYTES}")
+        policy = self._parse(document)
+        for realm in policy.realms.values():
+            if realm.max_ttl_s > self._max_ttl_s:
+                raise Invalid(
+                    f"realms.{realm.name}.max_ttl",
+                    f"is {realm.max_ttl_s} s, above the broker's maximum of {self._max_ttl_s} s",
+                    hint="lower it, or raise limits.max_ttl_s in the broker's configuration",
+                )
+        at = self._clock.now()
+        # An entry must fit a tile (65,535 bytes), so it holds the document's hash.
+        body = {"request": request.request_id, "sha256": self._digest(data), "bytes": len(data)}
+        write = Write(
+            [lambda index: encode_entry(Entry(index, Kind.POLICY_APPLIED, at, caller.principal, body))],
+            request=request,
+            expecting=expected_version,
+            effects=(PolicyReplaced(document, caller.principal, at),),
+        )
+        appended = self._ledger.append(write).result()
+        self._policies.refresh()
+        return appended.policy_version, appended.indices.start
+
+    def show(self, caller: Caller) -> PolicyInForce:
+        """Return the policy in force. Raises Forbidden."""
+        caller.must_be(Role.ADMIN, Role.AUDITOR)
+        return self._policies.refresh()

@@ -1,0 +1,49 @@
+"""What the use cases report about themselves."""
+
+from typing import Protocol
+
+
+class Meter(Protocol):
+    """Counts what happened. Never raises, never blocks, holds no secret."""
+
+    def minted(self, realm: str, count: int) -> None:
+        """Count tokens that left."""
+
+    def denied(self, reason: str) -> None:
+        """Count a refused call by reason."""
+
+    def revoked(self, dimensions: str) -> None:
+        """Count a committed revocation by its shape."""
+
+    def acknowledged(self, realm: str, seconds: float) -> None:
+        """Record the time from a revocation's commit to one verifier's acknowledgement."""
+
+    def verifiers(self, realm: str, state: str, count: int) -> None:
+        """Set how many verifiers are in a state."""
+
+    def lag(self, realm: str, entries: int) -> None:
+        """Set how many entries the verifier furthest behind lags."""
+
+    def queued(self, realm: str, frames: int) -> None:
+        """Set the length of the longest feed queue."""
+
+    def resynchronised(self, realm: str) -> None:
+        """Count a subscriber whose queue was replaced by a snapshot."""
+
+    def appended(self, entries: int, seconds: float) -> None:
+        """Record one committed batch: its entries and how long it took."""
+
+    def vault_called(self, operation: str, outcome: str, seconds: float) -> None:
+        """Record one call to Vault."""
+
+    def key_age(self, realm: str, purpose: str, seconds: float) -> None:
+        """Set the age of the key that signs."""
+
+
+class Unmetered:
+    """Counts nothing; for tests and tools."""
+
+    def __getattribute__(self, name: str) -> object:
+        if name.startswith("__"):
+            return object.__getattribute__(self, name)
+        return lambda *_: None

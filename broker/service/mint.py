@@ -1,0 +1,335 @@
+"""Mint tokens: decide, record, and only then sign."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from broker.domain.asking import Ask
+from broker.domain.decision import Allowed, Denied, decide
+from broker.domain.policy import Policy, Role
+from broker.errors import (
+    Blocked,
+    ClockAstray,
+    Defect,
+    Failure,
+    Forbidden,
+    Invalid,
+    NotFound,
+    NotGranted,
+    PolicyMoved,
+    RequestReused,
+    RunEnded,
+    SignerUnavailable,
+)
+from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry
+from broker.service.calling import Caller
+from broker.service.metering import Meter
+from broker.service.policies import Policies, PolicyInForce
+from broker.service.ports import (
+    Appended,
+    Clock,
+    Draft,
+    KeyIsTrusted,
+    Ledger,
+    RequestKey,
+    RunIsOpen,
+    Signer,
+    SigningKey,
+    Write,
+)
+from broker.token.claims import TOKEN_TYP, Claims, decode_claims, encode_claims
+from broker.token.jws import assemble, signing_input
+from broker.token.keys import Purpose
+
+MAX_BATCH = 1000
+# A token is minted by one broker's clock and judged by another's; `nbf` lies this far before `iat`.
+NOT_BEFORE_MARGIN_S = 5
+# The policy can move between deciding and appending; a mint that loses so often is not unlucky.
+MAX_ATTEMPTS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Minted:
+    """A token that may leave: its entry is durable."""
+
+    token: str
+    id: str
+    index: int
+    expires_at: datetime
+    grant: str
+
+
+@dataclass(slots=True)
+class _Slip:
+    """One token on its way; `signing_input` is filled in when its index is known."""
+
+    claims: Claims
+    grant: str
+    key: SigningKey
+    signing_input: bytes = b""
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """Recorded, not yet signed. `finish` turns it into tokens."""
+
+    slips: tuple[_Slip, ...]
+
+
+class Mint:
+    """Mints tokens for a harness. P1, P3: a token is signed after its entry, decided on this policy, is durable."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        policies: Policies,
+        signer: Signer,
+        clock: Clock,
+        *,
+        new_id: Callable[[], str],
+        meter: Meter,
+    ) -> None:
+        self._ledger = ledger
+        self._policies = policies
+        self._signer = signer
+        self._clock = clock
+        self._new_id = new_id
+        self._meter = meter
+
+    def reserve(self, caller: Caller, asks: Sequence[Ask], request: RequestKey) -> Future[Reserved]:
+        """Decide all of `asks` and record them, all or none. Does no I/O itself unless the policy moved.
+
+        Raises (at once or through the future):
+            Forbidden, NotGranted, Blocked, Invalid: Denied; nothing was written.
+            SignerUnavailable, ClockAstray: Nothing can be minted now; nothing was written.
+            Whatever `Ledger.append` raises.
+        """
+        caller.must_be(Role.HARNESS)
+        if not 1 <= len(asks) <= MAX_BATCH:
+            raise Invalid("specs", f"{len(asks)} given", hint=f"ask for 1 to {MAX_BATCH} tokens")
+        for ask in asks:
+            caller.must_act_for(ask.partner)
+        astray = self._clock.is_astray()
+        if astray is not None:
+            raise ClockAstray(astray)
+        outcome: Future[Reserved] = Future()
+        self._attempt(caller, asks, request, outcome, attempts_left=MAX_ATTEMPTS)
+        return outcome
+
+    def finish(self, reserved: Reserved) -> list[Minted]:
+        """Sign what is recorded. Blocks while the signer works. Raises SignerUnavailable."""
+        by_key: dict[str, list[_Slip]] = {}
+        for slip in reserved.slips:
+            by_key.setdefault(slip.key.kid, []).append(slip)
+        pending = [(slips, slips[0].key.sign([slip.signing_input for slip in slips])) for slips in by_key.values()]
+        tokens: dict[int, str] = {}
+        for slips, signatures in pending:
+            for slip, signature in zip(slips, signatures.result(), strict=True):
+                tokens[slip.index] = assemble(slip.signing_input, signature)
+        for slip in reserved.slips:
+            self._meter.minted(slip.claims.realm, 1)
+        return [
+            Minted(
+                tokens[slip.index],
+                slip.claims.jti,
+                slip.index,
+                datetime.fromtimestamp(slip.claims.exp, UTC),
+                slip.grant,
+            )
+            for slip in reserved.slips
+        ]
+
+    def _attempt(
+        self,
+        caller: Caller,
+        asks: Sequence[Ask],
+        request: RequestKey,
+        outcome: Future[Reserved],
+        *,
+        attempts_left: int,
+    ) -> None:
+        in_force = self._policies.current()
+        now = self._clock.now()
+        slips = self._slips(caller, asks, in_force, now)
+        drafts = [_draft(slip, now, request) for slip in slips]
+        runs = {(ask.run, ask.partner, ask.realm) for ask in asks if ask.run is not None}
+        guards = tuple(RunIsOpen(run, partner, realm, now) for run, partner, realm in sorted(runs))
+        write = Write(drafts, request=request, expecting=in_force.version, guards=guards)
+
+        def settle(done: Future[Appended]) -> None:
+            try:
+                appended = done.result()
+                if appended.is_repeat:
+                    outcome.set_result(self._repeat(appended, request))
+                else:
+                    outcome.set_result(Reserved(tuple(slips)))
+            except PolicyMoved:
+                # Rereading does I/O, and this may be the ledger's own thread.
+                self._reattempt(caller, asks, request, outcome, attempts_left)
+            except BaseException as failure:  # noqa: BLE001 - a future carries whatever happened
+                outcome.set_exception(failure)
+
+        self._ledger.append(write).add_done_callback(settle)
+
+    def _reattempt(
+        self,
+        caller: Caller,
+        asks: Sequence[Ask],
+        request: RequestKey,
+        outcome: Future[Reserved],
+        attempts_left: int,
+    ) -> None:
+        try:
+            if attempts_left <= 1:
+                raise PolicyMoved("the policy kept moving while the mint was decided", hint="retry")
+            self._policies.refresh()
+            self._attempt(caller, asks, request, outcome, attempts_left=attempts_left - 1)
+        except BaseException as failure:  # noqa: BLE001 - a future carries whatever happened
+            outcome.set_exception(failure)
+
+    def _slips(
+        self, caller: Caller, asks: Sequence[Ask], in_force: PolicyInForce, now: datetime
+    ) -> list[_Slip]:
+        keys: dict[str, SigningKey] = {}
+        slips = []
+        for position, ask in enumerate(asks):
+            allowed = _allowed(ask, in_force, position if len(asks) > 1 else None)
+            if ask.realm not in keys:
+                keys[ask.realm] = self._key(ask.realm, now)
+            claims = _claims(ask, allowed, caller, in_force.policy, now, self._new_id())
+            slips.append(_Slip(claims, allowed.grant, keys[ask.realm]))
+        return slips
+
+    def _key(self, realm: str, now: datetime) -> SigningKey:
+        key = self._signer.current(realm, Purpose.TOKEN)
+        if key.signs_until <= now:
+            raise SignerUnavailable(f"the signing key of realm {realm} has ended")
+        return key
+
+    def _repeat(self, appended: Appended, request: RequestKey) -> Reserved:
+        """Make the first answer again: the same ids, indices and ends; a later key signs if the first is gone."""
+        entries = [decode_entry(data) for data in self._ledger.entries(appended.indices.start, appended.indices.stop)]
+        now = self._clock.now()
+        slips = []
+        stale_kids: set[str] = set()
+        for entry in entries:
+            claims = decode_claims_of(entry)
+            if claims.exp <= now.timestamp():
+                raise RequestReused("this request was answered with a token that has expired since")
+            key = self._key(claims.realm, now)
+            if entry.body["kid"] != key.kid:
+                stale_kids.add(str(entry.body["kid"]))
+                # The new key vouches only for what is issued in its own time.
+                claims = replace(claims, iat=int(now.timestamp()))
+            slip = _Slip(claims, str(entry.body["grant"]), key, index=entry.index)
+            slip.signing_input = signing_input(typ=TOKEN_TYP, kid=key.kid, payload=encode_claims(claims))
+            slips.append(slip)
+        if stale_kids:
+            self._record_resigned(slips, stale_kids, request, now)
+        return Reserved(tuple(slips))
+
+    def _record_resigned(
+        self, slips: Sequence[_Slip], stale_kids: set[str], request: RequestKey, now: datetime
+    ) -> None:
+        # Without the guard, a token of a revoked key would come back to life under another key (P4).
+        drafts: list[Draft] = [
+            lambda index, slip=slip: _entry(index, slip, now, request, Kind.TOKEN_RESIGNED)  # type: ignore[misc]
+            for slip in slips
+        ]
+        guards = tuple(KeyIsTrusted(kid) for kid in sorted(stale_kids))
+        self._ledger.append(Write(drafts, guards=guards)).result()
+
+
+def decode_claims_of(entry: Entry) -> Claims:
+    """Return the claims that a mint's entry records. Raises Defect for any other entry."""
+    claims = entry.body.get("claims")
+    if not isinstance(claims, Mapping):
+        raise Defect(f"entry {entry.index} records no token")
+    return Claims(**{name: tuple(value) if isinstance(value, list) else value for name, value in claims.items()})
+
+
+def _allowed(ask: Ask, in_force: PolicyInForce, position: int | None) -> Allowed:
+    match decide(ask, in_force.policy, in_force.blocks):
+        case Allowed() as allowed:
+            return allowed
+        case Denied(why=why):
+            where = "" if position is None else f"specs[{position}]: "
+            raise _REFUSALS.get(why.code, NotGranted)(f"{where}{why.detail}", metadata={"rule": why.rule})
+
+
+def _invalid(message: str, *, metadata: Mapping[str, str]) -> Failure:
+    return Invalid(metadata.get("rule", "spec"), message)
+
+
+_REFUSALS: Mapping[str, Callable[..., Failure]] = {
+    "BLOCKED": Blocked,
+    "INVALID": _invalid,
+    "NOT_GRANTED": NotGranted,
+}
+
+
+def _claims(ask: Ask, allowed: Allowed, caller: Caller, policy: Policy, now: datetime, token_id: str) -> Claims:
+    realm = policy.realms[ask.realm]
+    issued = int(now.timestamp())
+    kind, name = ("user", ask.user) if ask.user is not None else ("workload", ask.workload)
+    return Claims(
+        iss=realm.issuer,
+        sub=f"{ask.partner}/{kind}/{name}",
+        aud=realm.audience,
+        client_id=caller.principal,
+        iat=issued,
+        nbf=issued - NOT_BEFORE_MARGIN_S,
+        exp=issued + allowed.ttl_s,
+        jti=token_id,
+        scope=" ".join(f"model:{model}" for model in ask.models),
+        realm=ask.realm,
+        partner=ask.partner,
+        user=ask.user,
+        workload=ask.workload,
+        run=ask.run,
+        test=ask.test,
+        models=ask.models,
+        env=ask.environment,
+        labels=policy.labels_of(ask.partner),
+        parents=(),
+        idx=1,
+        cnf=None,
+        act=None,
+    )
+
+
+def _draft(slip: _Slip, at: datetime, request: RequestKey) -> Draft:
+    def draft(index: int) -> bytes:
+        slip.index = index
+        slip.claims = replace(slip.claims, idx=index)
+        slip.signing_input = signing_input(
+            typ=TOKEN_TYP, kid=slip.key.kid, payload=encode_claims(slip.claims)
+        )
+        return _entry(index, slip, at, request, Kind.TOKEN_MINTED)
+
+    return draft
+
+
+def _entry(index: int, slip: _Slip, at: datetime, request: RequestKey, kind: Kind) -> bytes:
+    # The hash is over what is signed and not over the signature: ECDSA signatures can be
+    # altered by anyone into another valid one, so they identify nothing.
+    body = {
+        "request": request.request_id,
+        "grant": slip.grant,
+        "kid": slip.key.kid,
+        "sha256": hashlib.sha256(slip.signing_input).hexdigest(),
+        "claims": claims_body(slip.claims),
+    }
+    return encode_entry(Entry(index, kind, at, request.principal, body))
+
+
+def claims_body(claims: Claims) -> dict[str, object]:
+    """Return the claims as an entry records them; `decode_claims_of` is its inverse."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name in Claims.__slots__
+        if (value := getattr(claims, name)) is not None
+    }
