@@ -1,0 +1,1 @@
+"""Who may get what. Pure: policies, asks, and the decision."""

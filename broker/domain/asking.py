@@ -1,0 +1,51 @@
+"""What is asked for."""
+
+from dataclasses import dataclass
+
+from broker.errors import Invalid
+from broker.token.claims import MAX_MODELS
+from broker.token.identifiers import identifier, model_name, opaque_id
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One wanted token, well-formed but not yet judged. `ttl_s` None: the grant's default.
+
+    Raises:
+        Invalid: A field is missing or malformed; names the field.
+    """
+
+    realm: str
+    partner: str
+    user: str | None
+    workload: str | None
+    models: tuple[str, ...]
+    environment: str
+    run: str | None = None
+    test: str | None = None
+    ttl_s: int | None = None
+
+    def __post_init__(self) -> None:
+        identifier("realm", self.realm)
+        identifier("partner", self.partner)
+        if (self.user is None) == (self.workload is None):
+            raise Invalid("principal", "exactly one of user and workload is needed")
+        if self.user is not None:
+            identifier("user", self.user)
+        if self.workload is not None:
+            identifier("workload", self.workload)
+        if not 1 <= len(self.models) <= MAX_MODELS:
+            raise Invalid("models", f"{len(self.models)} given", hint=f"name 1 to {MAX_MODELS} models")
+        for model in self.models:
+            model_name("models", model)
+        if len(set(self.models)) != len(self.models):
+            raise Invalid("models", "names a model twice")
+        identifier("environment", self.environment)
+        if self.run is not None:
+            opaque_id("run", self.run)
+        if self.test is not None:
+            identifier("test", self.test)
+            if self.run is None:
+                raise Invalid("test", "needs a run", hint="open a run and name it")
+        if self.ttl_s is not None and self.ttl_s < 1:
+            raise Invalid("lifetime", f"{self.ttl_s} s", hint="ask for at least 1 s, or leave it out")

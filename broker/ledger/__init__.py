@@ -1,0 +1,1 @@
+"""The record: entries, their exact bytes, and their hashes. Pure."""
