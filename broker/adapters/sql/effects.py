@@ -1,0 +1,140 @@
+"""Guards and effects: the state beside the ledger, read and changed inside the append's transaction."""
+
+import json
+from datetime import UTC, datetime
+from typing import assert_never
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from broker.adapters.sql.schema import blocks, certificates, policies, revocations, runs
+from broker.errors import Blocked, NotFound, RunEnded
+from broker.service.ports import (
+    BlockIsSet,
+    BlockLifted,
+    CertificateAdded,
+    Effect,
+    Guard,
+    KeyIsTrusted,
+    PolicyReplaced,
+    RevocationAdded,
+    RunIsOpen,
+    RunKept,
+    RunOpened,
+)
+from broker.token.revocation import Dimension, Selector
+
+_RUN_SHAPE = {Dimension.RUN, Dimension.REALM, Dimension.PARTNER}
+
+
+def ms(at: datetime) -> int:
+    """Return an aware instant as Unix milliseconds."""
+    return int(at.timestamp() * 1000)
+
+
+def instant(at_ms: int) -> datetime:
+    """Return Unix milliseconds as an aware instant."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC)
+
+
+def check(connection: Connection, guard: Guard) -> None:
+    """Raise what the guard says unless it holds now."""
+    match guard:
+        case RunIsOpen(run, partner, realm, at):
+            row = connection.execute(
+                select(runs.c.partner, runs.c.realm, runs.c.is_closed, runs.c.lease_ends_at_ms).where(runs.c.id == run)
+            ).first()
+            if row is None or row.partner != partner or row.realm != realm:
+                raise NotFound(f"there is no run {run} of yours in this realm", hint="see: broker run list")
+            if row.is_closed:
+                raise RunEnded(f"run {run} is closed")
+            if row.lease_ends_at_ms <= ms(at):
+                raise RunEnded(f"the lease of run {run} has run out")
+        case BlockIsSet(selector):
+            if connection.execute(select(blocks.c.idx).where(blocks.c.selector == selector.to_text())).first() is None:
+                raise NotFound(f"there is no block on {selector}", hint="see: broker revocations")
+        case KeyIsTrusted(kid):
+            if connection.execute(select(revocations.c.idx).where(revocations.c.kid == kid)).first() is not None:
+                raise Blocked("the key that signed the first answer is revoked", hint="make a new request")
+        case _:
+            assert_never(guard)
+
+
+def apply(connection: Connection, effect: Effect, index: int, version: int) -> bool:
+    """Change the state as of `index`; return whether the policy version must move (to `version` + 1)."""
+    match effect:
+        case PolicyReplaced(document, by, at):
+            connection.execute(
+                insert(policies).values(version=version + 1, idx=index, document=document, by=by, at_ms=ms(at))
+            )
+            return True
+        case RevocationAdded():
+            return _revoke(connection, effect, index)
+        case BlockLifted(selector):
+            connection.execute(delete(blocks).where(blocks.c.selector == selector.to_text()))
+            return True
+        case RunOpened(run):
+            connection.execute(
+                insert(runs).values(
+                    id=run.id,
+                    realm=run.realm,
+                    partner=run.partner,
+                    models=json.dumps(run.models),
+                    opened_by=run.opened_by,
+                    opened_at_ms=ms(run.opened_at),
+                    lease_s=run.lease_s,
+                    lease_ends_at_ms=ms(run.lease_ends_at),
+                    is_closed=run.is_closed,
+                )
+            )
+        case RunKept(run_id, ends_at):
+            connection.execute(
+                update(runs)
+                .where(runs.c.id == run_id, runs.c.lease_ends_at_ms < ms(ends_at))
+                .values(lease_ends_at_ms=ms(ends_at))
+            )
+        case CertificateAdded(realm, purpose, kid, certificate, expires_at):
+            connection.execute(
+                insert(certificates).values(
+                    idx=index,
+                    realm=realm,
+                    purpose=purpose.value,
+                    kid=kid,
+                    certificate=certificate,
+                    expires_at_ms=ms(expires_at),
+                )
+            )
+        case _:
+            assert_never(effect)
+    return False
+
+
+def _revoke(connection: Connection, effect: RevocationAdded, index: int) -> bool:
+    selector = effect.selector
+    connection.execute(
+        insert(revocations).values(
+            idx=index,
+            selector=selector.to_text(),
+            reason=effect.reason,
+            by=effect.by,
+            at_ms=ms(effect.at),
+            keep_until_ms=ms(effect.keep_until),
+            kid=selector.get(Dimension.KEY) if selector.is_absolute else None,
+        )
+    )
+    if effect.blocks:
+        # A block may stand already; the later revocation makes it no weaker.
+        connection.execute(delete(blocks).where(blocks.c.selector == selector.to_text()))
+        connection.execute(insert(blocks).values(selector=selector.to_text(), idx=index))
+    run = selector.get(Dimension.RUN)
+    if run is not None and set(selector.dimensions) <= _RUN_SHAPE:
+        _close_run(connection, selector, run)
+    return effect.blocks or selector.is_absolute
+
+
+def _close_run(connection: Connection, selector: Selector, run: str) -> None:
+    wanted = [runs.c.id == run]
+    for dimension, column in ((Dimension.REALM, runs.c.realm), (Dimension.PARTNER, runs.c.partner)):
+        value = selector.get(dimension)
+        if value is not None:
+            wanted.append(column == value)
+    connection.execute(update(runs).where(*wanted).values(is_closed=True))

@@ -1,0 +1,112 @@
+"""The tables. Instants are Unix milliseconds; selectors are their one text spelling."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData()
+
+# One row. Whoever appends locks it first, so indices are consecutive with any number of writers (P2).
+head = Table(
+    "head",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("incarnation", String(32), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("policy_version", BigInteger, nullable=False),
+)
+
+ledger = Table(
+    "ledger",
+    metadata,
+    # `autoincrement=False`: the head counts, never the engine, whose counters leave gaps.
+    Column("idx", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    Column("entry", LargeBinary, nullable=False),
+    Column("leaf_hash", LargeBinary(32), nullable=False),
+)
+
+policies = Table(
+    "policies",
+    metadata,
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("idx", BigInteger, nullable=False),
+    Column("document", Text, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+)
+
+blocks = Table(
+    "blocks",
+    metadata,
+    Column("selector", String(2048), primary_key=True),
+    Column("idx", BigInteger, nullable=False),
+)
+
+revocations = Table(
+    "revocations",
+    metadata,
+    Column("idx", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    Column("selector", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("keep_until_ms", BigInteger, nullable=False),
+    # Set when the selector is this key alone.
+    Column("kid", String(43)),
+)
+Index(
+    "revocations_kid",
+    revocations.c.kid,
+    sqlite_where=revocations.c.kid.isnot(None),
+    postgresql_where=revocations.c.kid.isnot(None),
+)
+Index("revocations_keep", revocations.c.keep_until_ms)
+
+certificates = Table(
+    "certificates",
+    metadata,
+    Column("idx", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    Column("realm", String(128), nullable=False),
+    Column("purpose", String(16), nullable=False),
+    Column("kid", String(43), nullable=False),
+    Column("certificate", Text, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("realm", String(128), nullable=False),
+    Column("partner", String(128), nullable=False),
+    Column("models", Text, nullable=False),
+    Column("opened_by", Text, nullable=False),
+    Column("opened_at_ms", BigInteger, nullable=False),
+    Column("lease_s", Integer, nullable=False),
+    Column("lease_ends_at_ms", BigInteger, nullable=False),
+    Column("is_closed", Boolean, nullable=False),
+)
+Index("runs_partner", runs.c.partner, runs.c.opened_at_ms)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("principal", String(512), nullable=False),
+    Column("request_id", String(64), nullable=False),
+    Column("digest", LargeBinary(32), nullable=False),
+    Column("first_idx", BigInteger, nullable=False),
+    Column("entries", Integer, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("principal", "request_id"),
+    sqlite_with_rowid=False,
+)

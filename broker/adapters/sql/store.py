@@ -1,0 +1,326 @@
+"""The Ledger port on SQL: opening, reading, and handing writes to the writer."""
+
+import json
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, delete, func, insert, select, text
+
+from broker.adapters.sql.effects import instant, ms
+from broker.adapters.sql.engine import make_engine, reading, writing
+from broker.adapters.sql.failing import engine_errors
+from broker.adapters.sql.headroom import Headroom
+from broker.adapters.sql.schema import blocks, certificates, head, ledger, policies, requests, revocations, runs
+from broker.adapters.sql.writer import Writer
+from broker.errors import Failure, StoreCorrupt
+from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry, leaf_hash
+from broker.service.ports import (
+    Appended,
+    CertificateRecord,
+    Changes,
+    Clock,
+    Head,
+    PolicyRecord,
+    RevocationRecord,
+    RunRecord,
+    Write,
+)
+from broker.token.keys import Purpose
+from broker.token.revocation import Selector
+
+DEFAULT_HEADROOM_BYTES = 16 << 20
+DEFAULT_MAX_WAITING = 20_000
+KEEP_REQUESTS = timedelta(days=8)
+# Counting every entry at each start would take long on a large ledger; the end is always looked at.
+COUNT_UP_TO = 1_000_000
+RESTORE_HINT = "stop the broker, keep the damaged files, and restore the store from its latest backup"
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+class SqlLedger:
+    """The Ledger port. Reads go to the primary, each in one transaction."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        *,
+        headroom: Headroom | None = None,
+        max_waiting: int = DEFAULT_MAX_WAITING,
+        on_commit: Callable[[], None] = _nothing,
+        on_group: Callable[[int, float], None] = _nothing,
+        on_fatal: Callable[[Failure], None] = _nothing,
+    ) -> None:
+        self._engine = engine
+        self._listener: _Listener | None = None
+        self._writer = Writer(
+            engine,
+            clock,
+            headroom=headroom,
+            max_waiting=max_waiting,
+            on_commit=on_commit,
+            on_group=on_group,
+            on_fatal=on_fatal,
+        )
+
+    def append(self, write: Write) -> "Future[Appended]":
+        """As the port says."""
+        return self._writer.submit(write)
+
+    def head(self) -> Head:
+        """As the port says."""
+        with engine_errors(), reading(self._engine) as connection:
+            return _head(connection)
+
+    def entries(self, start: int, stop: int) -> Sequence[bytes]:
+        """As the port says."""
+        query = select(ledger.c.entry).where(ledger.c.idx >= start, ledger.c.idx < stop).order_by(ledger.c.idx)
+        with engine_errors(), reading(self._engine) as connection:
+            return [bytes(row.entry) for row in connection.execute(query)]
+
+    def changes(self, after: int, *, now: datetime) -> Changes:
+        """As the port says."""
+        new_revocations = (
+            select(revocations)
+            .where(revocations.c.idx >= after, revocations.c.keep_until_ms > ms(now))
+            .order_by(revocations.c.idx)
+        )
+        new_certificates = (
+            select(certificates)
+            .where(certificates.c.idx >= after, certificates.c.expires_at_ms > ms(now))
+            .order_by(certificates.c.idx)
+        )
+        with engine_errors(), reading(self._engine) as connection:
+            return Changes(
+                _head(connection),
+                [_revocation(row) for row in connection.execute(new_revocations)],
+                [
+                    CertificateRecord(
+                        row.idx,
+                        row.realm,
+                        Purpose(row.purpose),
+                        row.kid,
+                        row.certificate,
+                        instant(row.expires_at_ms),
+                    )
+                    for row in connection.execute(new_certificates)
+                ],
+            )
+
+    def policy(self) -> PolicyRecord:
+        """As the port says."""
+        with engine_errors(), reading(self._engine) as connection:
+            version = _head(connection).policy_version
+            newest = connection.execute(select(policies).order_by(policies.c.version.desc()).limit(1)).first()
+            set_blocks = {
+                Selector.from_text(row.selector): row.idx for row in connection.execute(select(blocks))
+            }
+            keys = connection.execute(select(revocations.c.kid).where(revocations.c.kid.isnot(None))).scalars()
+            return PolicyRecord(
+                version,
+                newest.document if newest else "",
+                newest.by if newest else "",
+                instant(newest.at_ms) if newest else None,
+                set_blocks,
+                frozenset(keys),
+            )
+
+    def run(self, run: str) -> RunRecord | None:
+        """As the port says."""
+        with engine_errors(), reading(self._engine) as connection:
+            row = connection.execute(select(runs).where(runs.c.id == run)).first()
+            return _run(row) if row is not None else None
+
+    def runs(self, partner: str | None, limit: int) -> Sequence[RunRecord]:
+        """As the port says."""
+        query = select(runs).order_by(runs.c.opened_at_ms.desc(), runs.c.id).limit(limit)
+        if partner is not None:
+            query = query.where(runs.c.partner == partner)
+        with engine_errors(), reading(self._engine) as connection:
+            return [_run(row) for row in connection.execute(query)]
+
+    def revocations(self, after: int, limit: int) -> Sequence[RevocationRecord]:
+        """As the port says."""
+        query = select(revocations).where(revocations.c.idx > after).order_by(revocations.c.idx).limit(limit)
+        with engine_errors(), reading(self._engine) as connection:
+            return [_revocation(row) for row in connection.execute(query)]
+
+    def prune(self, now: datetime) -> int:
+        """As the port says. Certificates and request ids go with the revocations; the ledger keeps everything."""
+        with engine_errors(), writing(self._engine) as connection:
+            gone = [
+                connection.execute(statement).rowcount
+                for statement in (
+                    delete(revocations).where(revocations.c.keep_until_ms <= ms(now)),
+                    delete(certificates).where(certificates.c.expires_at_ms <= ms(now)),
+                    delete(requests).where(requests.c.at_ms <= ms(now - KEEP_REQUESTS)),
+                )
+            ]
+            return sum(gone)
+
+    def wall_clock(self) -> datetime | None:
+        """As the port says."""
+        if self._engine.dialect.name != "postgresql":
+            return None
+        with engine_errors(), reading(self._engine) as connection:
+            at: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+            return at
+
+    def listen(self, on_change: Callable[[], None]) -> None:
+        """Call `on_change` when another broker on the same PostgreSQL committed something verifiers must learn."""
+        if self._engine.dialect.name == "postgresql":
+            self._listener = _Listener(self._engine, on_change)
+
+    def close(self) -> None:
+        """As the port says."""
+        if self._listener is not None:
+            self._listener.stop()
+        self._writer.close()
+        self._engine.dispose()
+
+
+class _Listener:
+    """Waits for PostgreSQL's notifications; while it cannot, the feed's heartbeat polls anyway."""
+
+    def __init__(self, engine: Engine, on_change: Callable[[], None]) -> None:
+        self._engine = engine
+        self._on_change = on_change
+        self._stopping = threading.Event()
+        threading.Thread(target=self._run, name="ledger-listener", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._listen()
+            except Exception:  # noqa: BLE001 - whatever it was, try again; the poll backs it up
+                self._stopping.wait(1)
+
+    def _listen(self) -> None:
+        connection: Any = self._engine.raw_connection()
+        try:
+            driver = connection.driver_connection
+            driver.autocommit = True
+            driver.execute("LISTEN broker_changed")
+            while not self._stopping.is_set():
+                for _ in driver.notifies(timeout=1, stop_after=1):
+                    self._on_change()
+        finally:
+            connection.invalidate()
+            connection.close()
+
+
+def open_store(
+    url: str,
+    clock: Clock,
+    *,
+    headroom_bytes: int = DEFAULT_HEADROOM_BYTES,
+    **options: Any,
+) -> SqlLedger:
+    """Open the store at `url`, making or migrating it; refuse a damaged one.
+
+    `options` are those of SqlLedger.
+
+    Raises:
+        ConfigInvalid: Not a URL of a supported store.
+        StoreUnavailable: It cannot be reached or written.
+        StoreCorrupt: It is damaged; nothing was changed.
+    """
+    engine = make_engine(url)
+    headroom = None
+    if engine.dialect.name == "sqlite":
+        folder = Path(str(engine.url.database)).parent
+        headroom = Headroom(folder, headroom_bytes=headroom_bytes)
+    try:
+        with engine_errors(), writing(engine) as connection:
+            if connection.dialect.name == "postgresql":
+                # Two brokers that start at once must not both migrate.
+                connection.execute(text("SELECT pg_advisory_xact_lock(7443)"))
+            _migrate(connection)
+            _create(connection, clock)
+            _must_be_sound(connection)
+    except Failure:
+        engine.dispose()
+        raise
+    return SqlLedger(engine, clock, headroom=headroom, **options)
+
+
+def _migrate(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _create(connection: Connection, clock: Clock) -> None:
+    if connection.execute(select(head.c.id)).first() is not None:
+        return
+    if connection.execute(select(ledger.c.idx).limit(1)).first() is not None:
+        raise StoreCorrupt("the store has entries but no head", hint=RESTORE_HINT)
+    incarnation = secrets.token_hex(16)
+    entry = encode_entry(Entry(0, Kind.LEDGER_CREATED, clock.now(), "broker", {"incarnation": incarnation}))
+    connection.execute(insert(ledger).values(idx=0, entry=entry, leaf_hash=leaf_hash(entry)))
+    connection.execute(insert(head).values(id=0, incarnation=incarnation, size=1, policy_version=0))
+
+
+def _must_be_sound(connection: Connection) -> None:
+    if connection.dialect.name == "sqlite":
+        verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+        if verdict != "ok":
+            raise StoreCorrupt("SQLite finds the store damaged", hint=RESTORE_HINT)
+    at = _head(connection)
+    last = connection.execute(select(func.max(ledger.c.idx))).scalar_one()
+    if last is None or last + 1 != at.size:
+        raise StoreCorrupt(f"the head says {at.size} entries, the last index is {last}", hint=RESTORE_HINT)
+    if at.size <= COUNT_UP_TO and connection.execute(select(func.count()).select_from(ledger)).scalar_one() != at.size:
+        raise StoreCorrupt("indices are missing in the ledger", hint=RESTORE_HINT)
+    for index in {0, last}:
+        row = connection.execute(select(ledger).where(ledger.c.idx == index)).one()
+        data = bytes(row.entry)
+        if leaf_hash(data) != bytes(row.leaf_hash) or decode_entry(data).index != index:
+            raise StoreCorrupt(f"ledger entry {index} is not what was written", hint=RESTORE_HINT)
+
+
+def _head(connection: Connection) -> Head:
+    row = connection.execute(select(head).where(head.c.id == 0)).first()
+    if row is None:
+        raise StoreCorrupt("the store has no head", hint=RESTORE_HINT)
+    return Head(row.incarnation, row.size, row.policy_version)
+
+
+def _revocation(row: Any) -> RevocationRecord:
+    return RevocationRecord(
+        row.idx,
+        Selector.from_text(row.selector),
+        row.reason,
+        row.by,
+        instant(row.at_ms),
+        instant(row.keep_until_ms),
+    )
+
+
+def _run(row: Any) -> RunRecord:
+    return RunRecord(
+        row.id,
+        row.realm,
+        row.partner,
+        tuple(json.loads(row.models)),
+        row.opened_by,
+        instant(row.opened_at_ms),
+        row.lease_s,
+        instant(row.lease_ends_at_ms),
+        row.is_closed,
+    )
