@@ -1,0 +1,46 @@
+"""Logs: one JSON object a line on standard error, and never a secret in it."""
+
+import json
+import logging
+import re
+import sys
+from datetime import UTC, datetime
+
+# The last net: what looks like a JWS is cut out, whoever wrote it into a message (P12).
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}")
+
+
+class JsonLines(logging.Formatter):
+    """Formats a record; fields given as `extra={"fields": {...}}` stand beside the message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one line."""
+        fields = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info and record.exc_info[1] is not None:
+            # Class and place, not the text: an error of somebody else's may quote what it was given.
+            error = record.exc_info[1]
+            trace = error.__traceback__
+            while trace is not None and trace.tb_next is not None:
+                trace = trace.tb_next
+            fields["error"] = type(error).__name__
+            if trace is not None:
+                fields["where"] = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+        return _TOKEN.sub("[redacted]", json.dumps(fields, default=str))
+
+
+def set_up_logs(level: str) -> None:
+    """Send everything to standard error as JSON lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # They log each request of theirs, with addresses and paths.
+    for name in ("urllib3", "hvac", "alembic", "asyncio", "uvicorn.access"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,86 @@
+"""The Meter port on Prometheus."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class PrometheusMeter:
+    """Counts in a registry of its own. Labels are names from the policy and reasons from a closed set: no secret."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        common = {"registry": self.registry, "namespace": "broker"}
+        self._minted = Counter("tokens_minted", "Tokens that left.", ["realm"], **common)
+        self._denied = Counter("calls_denied", "Calls that were refused.", ["reason"], **common)
+        self._revoked = Counter("revocations", "Revocations committed.", ["dimensions"], **common)
+        self._acknowledged = Histogram(
+            "revoke_to_ack_seconds",
+            "From a revocation's commit to a verifier's acknowledgement.",
+            ["realm"],
+            buckets=_FAST,
+            **common,
+        )
+        self._verifiers = Gauge("verifiers", "Verifiers by state.", ["realm", "state"], **common)
+        self._lag = Gauge("verifier_lag_entries", "Entries that the last verifier lags.", ["realm"], **common)
+        self._queued = Gauge("feed_queue_frames", "Longest queue of a subscriber.", ["realm"], **common)
+        self._resynchronised = Counter(
+            "feed_resynchronisations", "Queues that were replaced by a snapshot.", ["realm"], **common
+        )
+        self._batch = Histogram(
+            "append_batch_entries", "Entries of a committed batch.", buckets=(1, 4, 16, 64, 256, 1024, 4096), **common
+        )
+        self._append = Histogram("append_seconds", "Time of a committed batch.", buckets=_FAST, **common)
+        self._vault = Histogram(
+            "vault_call_seconds", "Calls to Vault.", ["operation", "outcome"], buckets=_FAST, **common
+        )
+        self._key_age = Gauge("signing_key_age_seconds", "Age of the newest key.", ["realm", "purpose"], **common)
+
+    def minted(self, realm: str, count: int) -> None:
+        """As the port says."""
+        self._minted.labels(realm).inc(count)
+
+    def denied(self, reason: str) -> None:
+        """As the port says."""
+        self._denied.labels(reason).inc()
+
+    def revoked(self, dimensions: str) -> None:
+        """As the port says."""
+        self._revoked.labels(dimensions).inc()
+
+    def acknowledged(self, realm: str, seconds: float) -> None:
+        """As the port says."""
+        self._acknowledged.labels(realm).observe(seconds)
+
+    def verifiers(self, realm: str, state: str, count: int) -> None:
+        """As the port says."""
+        self._verifiers.labels(realm, state).set(count)
+
+    def lag(self, realm: str, entries: int) -> None:
+        """As the port says."""
+        self._lag.labels(realm).set(entries)
+
+    def queued(self, realm: str, frames: int) -> None:
+        """As the port says."""
+        self._queued.labels(realm).set(frames)
+
+    def resynchronised(self, realm: str) -> None:
+        """As the port says."""
+        self._resynchronised.labels(realm).inc()
+
+    def appended(self, entries: int, seconds: float) -> None:
+        """As the port says."""
+        self._batch.observe(entries)
+        self._append.observe(seconds)
+
+    def vault_called(self, operation: str, outcome: str, seconds: float) -> None:
+        """As the port says."""
+        self._vault.labels(operation, outcome).observe(seconds)
+
+    def key_age(self, realm: str, purpose: str, seconds: float) -> None:
+        """As the port says."""
+        self._key_age.labels(realm, purpose).set(seconds)
+
+    def render(self) -> bytes:
+        """Return the text exposition format."""
+        return generate_latest(self.registry)

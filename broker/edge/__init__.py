@@ -1,0 +1,1 @@
+"""Doors: they translate, and decide nothing."""

@@ -1,0 +1,334 @@
+"""FeedService, and the hub that carries each frame to all who listen."""
+
+import asyncio
+import logging
+import math
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import grpc
+from grpc.aio import ServicerContext
+
+from broker.domain.policy import Role
+from broker.errors import Failure, Forbidden, Invalid, SignerUnavailable
+from broker.service.calling import Caller
+from broker.service.listening import Listener, Listeners, Progress
+from broker.service.metering import Meter
+from broker.service.policies import Policies
+from broker.service.ports import Clock
+from broker.service.publish import Published, Publisher
+from broker.token.revocation import Selector
+from broker.v1 import feed_pb2
+
+log = logging.getLogger("broker.feed")
+
+# What one slow subscriber can cost; beyond it, the queue is dropped and a snapshot takes its place.
+MAX_QUEUED = 64
+NONCE_BYTES = 16
+METER_EVERY_S = 1.0
+
+
+@dataclass(slots=True)
+class Subscriber:
+    """One stream: what is still to be sent on it."""
+
+    realm: str
+    listener: Listener
+    queue: deque[Published] = field(default_factory=deque)
+    echoes: deque[feed_pb2.Echo] = field(default_factory=deque)
+    # The head that the verifier is at when it has read all that was sent; None: it needs a snapshot.
+    position: int | None = None
+    has_work: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def offer(self, published: Published) -> bool:
+        """Queue a frame; return False when the queue was dropped instead."""
+        self.has_work.set()
+        if len(self.queue) >= MAX_QUEUED:
+            self.queue.clear()
+            self.position = None
+            return False
+        self.queue.append(published)
+        return True
+
+
+class FeedHub:
+    """Polls the publisher, fans frames out, and knows when a revocation is complete. One event loop owns it."""
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        policies: Policies,
+        listeners: Listeners,
+        clock: Clock,
+        meter: Meter,
+    ) -> None:
+        self.publisher = publisher
+        self.listeners = listeners
+        self._policies = policies
+        self._clock = clock
+        self._meter = meter
+        self._subscribers: dict[str, set[Subscriber]] = {}
+        self._wake = asyncio.Event()
+        self._published = asyncio.Condition()
+        # The publisher is owned by this one thread.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
+        self._loop = asyncio.get_running_loop()
+        self._metered_at = -math.inf
+
+    def wake(self) -> None:
+        """Publish now instead of at the next heartbeat. Callable from any thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._wake.set)
+        except RuntimeError:
+            log.debug("the loop has ended")
+
+    async def run(self) -> None:
+        """Publish for as long as the task lives."""
+        while True:
+            self._wake.clear()
+            try:
+                published = await self._loop.run_in_executor(self._thread, self.publisher.poll)
+                self._fan_out(published)
+                async with self._published:
+                    self._published.notify_all()
+            except Failure as failure:
+                # No frame, so leases run out: the store is the only one who knows what is revoked.
+                log.warning("the feed cannot read the store", extra={"fields": {"reason": failure.reason}})
+                await asyncio.sleep(0.2)
+            try:
+                await asyncio.wait_for(self._wake.wait(), self._heartbeat_s())
+            except TimeoutError:
+                continue
+
+    async def snapshot(self, realm: str) -> tuple[list[bytes], int]:
+        """Return what brings a subscriber to the present, and the head it is then at."""
+        messages, head = await self._loop.run_in_executor(self._thread, self.publisher.snapshot, realm)
+        return list(messages), head
+
+    def subscribe(self, realm: str, listener: Listener) -> Subscriber:
+        """Register a stream; from now on it gets every frame of its realm."""
+        subscriber = Subscriber(realm, listener)
+        self._subscribers.setdefault(realm, set()).add(subscriber)
+        return subscriber
+
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Forget a stream."""
+        self._subscribers.get(subscriber.realm, set()).discard(subscriber)
+
+    async def until_complete(
+        self, index: int, selector: Selector, committed_ns: int, lease_ms: int
+    ) -> AsyncIterator[Progress]:
+        """Yield the progress of a revocation when it changes, the complete one last."""
+        policy = self._policies.current().policy
+        present = self.listeners.present(self._clock.boottime_ns())
+        realms = frozenset(
+            realm
+            for realm in {*policy.realms, *(listener.realm for listener in present)}
+            if selector.concerns(realm)
+        )
+        changed = asyncio.Event()
+        watch = self.listeners.watch(
+            index,
+            realms=realms,
+            committed_ns=committed_ns,
+            lease_ms=lease_ms,
+            now_ns=self._clock.boottime_ns(),
+        )
+        watch.on_change = changed.set
+        last = -1
+        try:
+            while True:
+                changed.clear()
+                now_ns = self._clock.boottime_ns()
+                head = self.publisher.head
+                progress = self.listeners.progress(watch, now_ns, published_head=head.size if head else 0)
+                if progress.is_complete or len(progress.outcomes) != last:
+                    last = len(progress.outcomes)
+                    yield progress
+                if progress.is_complete:
+                    return
+                wait_s = max(0.005, (progress.next_look_ns - now_ns) / 1e9)
+                try:
+                    # The published head moves without an acknowledgement, so look again soon in any case.
+                    await asyncio.wait_for(changed.wait(), min(wait_s, 0.05))
+                except TimeoutError:
+                    continue
+        finally:
+            self.listeners.unwatch(watch)
+            for outcome in watch.outcomes:
+                if outcome.is_acknowledged:
+                    self._meter.acknowledged(outcome.realm, outcome.after_ns / 1e9)
+
+    def _fan_out(self, published: Mapping[str, Published]) -> None:
+        realms = self._policies.current().policy.realms
+        for realm, message in published.items():
+            longest = 0
+            for subscriber in self._subscribers.get(realm, ()):
+                if realm in realms:
+                    subscriber.listener.lease_ms = max(subscriber.listener.lease_ms, realms[realm].lease_ms)
+                if not subscriber.offer(message):
+                    self._meter.resynchronised(realm)
+                longest = max(longest, len(subscriber.queue))
+            self._meter.queued(realm, longest)
+        now_s = self._clock.boottime_ns() / 1e9
+        if now_s - self._metered_at >= METER_EVERY_S:
+            self._metered_at = now_s
+            self._gauge()
+
+    def _gauge(self) -> None:
+        now_ns = self._clock.boottime_ns()
+        head = self.publisher.head
+        for realm in self._policies.current().policy.realms:
+            listening = self.listeners.present(now_ns, realm)
+            for state in ("fresh", "joining", "lapsed"):
+                self._meter.verifiers(realm, state, sum(one.state(now_ns) == state for one in listening))
+            behind = [head.size - one.head for one in listening if head is not None and one.left_ns is None]
+            self._meter.lag(realm, max(behind, default=0))
+
+    def _heartbeat_s(self) -> float:
+        realms = self._policies.current().policy.realms.values()
+        return min((realm.heartbeat_ms for realm in realms), default=1000) / 1000
+
+
+class FeedService:
+    """Serves one stream for each verifier. Messages go out as the bytes that were made once for all."""
+
+    def __init__(
+        self, hub: FeedHub, policies: Policies, clock: Clock, caller: Callable[[ServicerContext], Caller]
+    ) -> None:
+        self._hub = hub
+        self._policies = policies
+        self._clock = clock
+        self._caller = caller
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Return the handler to register: like the generated one, but it sends bytes as they are."""
+        return grpc.method_handlers_generic_handler(
+            "broker.v1.FeedService",
+            {
+                "Listen": grpc.stream_stream_rpc_method_handler(
+                    self.listen, feed_pb2.ListenRequest.FromString, bytes
+                )
+            },
+        )
+
+    async def listen(
+        self, requests: AsyncIterator[feed_pb2.ListenRequest], context: ServicerContext
+    ) -> AsyncIterator[bytes]:
+        """Say hello, then carry frames out and acknowledgements in until either side ends it."""
+        caller = self._admitted(context)
+        first = await anext(aiter(requests), None)
+        if first is None or first.WhichOneof("message") != "hello":
+            raise Invalid("message", "a stream begins with hello")
+        hello = first.hello
+        if caller.realm != hello.realm:
+            raise Forbidden(
+                f"{caller.principal} may not listen in this realm",
+                hint="ask for the realm that the policy gives to this verifier",
+            )
+        realm = self._policies.current().policy.realms.get(hello.realm)
+        if realm is None:
+            raise Forbidden("the policy has no such realm")
+        listener = self._hub.listeners.join(
+            verifier=caller.principal,
+            realm=realm.name,
+            version=hello.version[:64],
+            address=context.peer(),
+            lease_ms=realm.lease_ms,
+            now_ns=self._clock.boottime_ns(),
+        )
+        subscriber = self._hub.subscribe(realm.name, listener)
+        reading = asyncio.create_task(self._read(requests, subscriber))
+        try:
+            async for message in self._messages(subscriber, reading, context):
+                yield message
+        finally:
+            reading.cancel()
+            self._hub.unsubscribe(subscriber)
+            self._hub.listeners.leave(listener, self._clock.boottime_ns())
+
+    async def _messages(
+        self, subscriber: Subscriber, reading: "asyncio.Task[None]", context: ServicerContext
+    ) -> AsyncIterator[bytes]:
+        version = self._policies.current().version
+        while not reading.done():
+            if self._policies.current().version != version:
+                # The principal is judged as long as the stream lasts, not once.
+                version = self._policies.current().version
+                if self._admitted(context).realm != subscriber.realm:
+                    raise Forbidden("this verifier is no longer of this realm")
+            while subscriber.echoes:
+                yield self._answer(subscriber, subscriber.echoes.popleft())
+            if subscriber.position is None:
+                subscriber.queue.clear()
+                try:
+                    messages, subscriber.position = await self._hub.snapshot(subscriber.realm)
+                except SignerUnavailable:
+                    await asyncio.sleep(0.2)
+                    continue
+                for message in messages:
+                    yield message
+                continue
+            if subscriber.queue:
+                published = subscriber.queue.popleft()
+                if published.previous_head > subscriber.position:
+                    subscriber.position = None
+                elif published.previous_head == subscriber.position:
+                    subscriber.position = published.head
+                    yield published.message
+                continue
+            subscriber.has_work.clear()
+            await subscriber.has_work.wait()
+        await reading
+
+    async def _read(self, requests: AsyncIterator[feed_pb2.ListenRequest], subscriber: Subscriber) -> None:
+        try:
+            async for request in requests:
+                self._take(request, subscriber)
+        finally:
+            subscriber.has_work.set()
+
+    def _take(self, request: feed_pb2.ListenRequest, subscriber: Subscriber) -> None:
+        head = self._hub.publisher.head
+        match request.WhichOneof("message"):
+            case "echo":
+                if len(request.echo.nonce) != NONCE_BYTES:
+                    raise Invalid("echo.nonce", "must have 16 bytes")
+                # One at a time: a newer question replaces one that was not answered yet.
+                subscriber.echoes.clear()
+                subscriber.echoes.append(request.echo)
+                subscriber.has_work.set()
+            case "ack":
+                if head is not None and request.ack.incarnation == head.incarnation:
+                    # Nobody can have applied what was not published.
+                    applied = min(request.ack.head, head.size)
+                    self._hub.listeners.acknowledge(subscriber.listener, applied, self._clock.boottime_ns())
+            case "nack":
+                subscriber.listener.last_nack = request.nack.reason[:64]
+                log.warning(
+                    "a verifier refused a frame",
+                    extra={
+                        "fields": {"verifier": subscriber.listener.verifier, "reason": request.nack.reason[:64]}
+                    },
+                )
+                subscriber.position = None
+                subscriber.has_work.set()
+            case _:
+                raise Invalid("message", "must be an echo, an ack or a nack")
+
+    def _answer(self, subscriber: Subscriber, echo: feed_pb2.Echo) -> bytes:
+        return self._hub.publisher.answer_echo(
+            subscriber.realm,
+            nonce=echo.nonce,
+            verifier_clock_ns=echo.verifier_clock_ns,
+            verifier=subscriber.listener.verifier,
+        )
+
+    def _admitted(self, context: ServicerContext) -> Caller:
+        caller = self._caller(context)
+        caller.must_be(Role.VERIFIER)
+        return caller
+
+

@@ -1,0 +1,141 @@
+"""The outermost interceptor: who calls, what failed, one log line; nothing else leaves the server."""
+
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any
+
+import grpc
+from grpc.aio import AbortError, ServerInterceptor, ServicerContext
+
+from broker.edge.grpc.callers import PeerCertificates
+from broker.edge.grpc.failures import DETAILS_KEY, code_of, details_of
+from broker.errors import Defect, Failure, Invalid
+from broker.service.calling import Caller, identify
+from broker.service.metering import Meter
+from broker.service.policies import Policies
+from broker.service.ports import Clock
+
+log = logging.getLogger("broker.calls")
+
+OURS = "/broker.v1."
+CALLER: ContextVar[Caller] = ContextVar("caller")
+
+
+class Outermost(ServerInterceptor):  # type: ignore[misc]
+    """Identifies the principal on each call and maps every failure through the one table."""
+
+    def __init__(self, policies: Policies, clock: Clock, meter: Meter, admins: frozenset[str]) -> None:
+        self._policies = policies
+        self._clock = clock
+        self._meter = meter
+        self._admins = admins
+        self._certificates = PeerCertificates()
+
+    def caller(self, context: ServicerContext) -> Caller:
+        """Return who is calling, by the policy as it is now. Raises Unauthenticated."""
+        uri = self._certificates.principal(context, self._clock.now())
+        return identify(uri, self._policies.current(), self._admins)
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler:
+        """Wrap the handler of one of our methods; health and reflection pass."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or not method.startswith(OURS):
+            return handler
+        name = method.removeprefix(OURS)
+        if handler.request_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                self._streaming(name, handler.stream_stream),
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._streaming(name, handler.unary_stream),
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._unary(name, handler.unary_unary), handler.request_deserializer, handler.response_serializer
+        )
+
+    def _unary(self, name: str, inner: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def call(request: Any, context: ServicerContext) -> Any:
+            started = time.monotonic()
+            principal, failure = "", None
+            try:
+                caller = self.caller(context)
+                principal = caller.principal
+                CALLER.set(caller)
+                return await inner(request, context)
+            except Exception as problem:  # noqa: BLE001 - the outermost place
+                failure = _ours(problem)
+            finally:
+                self._note(name, principal, failure, started)
+            await _abort(context, failure)
+
+        return call
+
+    def _streaming(self, name: str, inner: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+        async def call(request: Any, context: ServicerContext) -> AsyncIterator[Any]:
+            started = time.monotonic()
+            principal, failure = "", None
+            try:
+                caller = self.caller(context)
+                principal = caller.principal
+                CALLER.set(caller)
+                async for response in inner(request, context):
+                    yield response
+            except Exception as problem:  # noqa: BLE001 - the outermost place
+                failure = _ours(problem)
+            finally:
+                self._note(name, principal, failure, started)
+            if failure is not None:
+                await _abort(context, failure)
+
+        return call
+
+    def _note(self, name: str, principal: str, failure: Failure | None, started: float) -> None:
+        fields: dict[str, object] = {
+            "call": secrets.token_hex(8),
+            "method": name,
+            "principal": principal,
+            "ms": round((time.monotonic() - started) * 1000, 2),
+        }
+        if failure is None:
+            log.info("done", extra={"fields": fields})
+            return
+        self._meter.denied(failure.reason)
+        fields["reason"] = failure.reason
+        fields["detail"] = failure.message
+        if isinstance(failure, Defect):
+            log.error("defect", extra={"fields": fields}, exc_info=failure.__cause__)
+        else:
+            log.info("refused", extra={"fields": fields})
+
+
+def _ours(problem: Exception) -> Failure:
+    """Return a failure that may leave: ours as it is, anything else without its text."""
+    if isinstance(problem, Failure):
+        return problem
+    if isinstance(problem, AbortError):
+        raise problem
+    if isinstance(problem, UnicodeError | OverflowError):
+        return Invalid("request", "has a value that cannot be represented")
+    defect = Defect("a defect in the broker", hint="report it with the time of the call")
+    defect.__cause__ = problem
+    return defect
+
+
+async def _abort(context: ServicerContext, failure: Failure) -> None:
+    text = f"{failure.message}; {failure.hint}" if failure.hint else failure.message
+    # A status message is printable ASCII on the wire; details carry the rest.
+    message = text.encode("ascii", "backslashreplace").decode("ascii")[:1000]
+    await context.abort(code_of(failure), message, trailing_metadata=((DETAILS_KEY, details_of(failure)),))

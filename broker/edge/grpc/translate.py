@@ -1,0 +1,119 @@
+"""Between messages and the core's values; whatever is missing or malformed is named."""
+
+import hashlib
+import re
+from datetime import datetime, timedelta
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from broker.domain.asking import Ask
+from broker.errors import Invalid
+from broker.service.calling import Caller
+from broker.service.mint import Minted
+from broker.service.ports import RequestKey, RunRecord
+from broker.token.revocation import Dimension, Selector
+from broker.v1 import runs_pb2, selector_pb2, tokens_pb2
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{16,64}", re.ASCII)
+
+
+def request_key(caller: Caller, request: Any) -> RequestKey:
+    """Return what makes the write happen once. Raises Invalid."""
+    if not _REQUEST_ID.fullmatch(request.request_id):
+        raise Invalid("request_id", "is not 16 to 64 of A-Z a-z 0-9 _ -", hint="make a random one for each new intent")
+    contents = type(request).DESCRIPTOR.full_name.encode() + b"\x00" + request.SerializeToString(deterministic=True)
+    return RequestKey(caller.principal, request.request_id, hashlib.sha256(contents).digest())
+
+
+def seconds(field: str, duration: Duration) -> int:
+    """Return whole seconds. Raises Invalid."""
+    if duration.nanos != 0:
+        raise Invalid(field, "is not in whole seconds")
+    return int(duration.seconds)
+
+
+def ask(spec: tokens_pb2.TokenSpec, environment: str | None) -> Ask:
+    """Return what is asked for, from the caller's environment. Raises Invalid."""
+    kind = spec.WhichOneof("principal")
+    return Ask(
+        realm=spec.realm,
+        partner=spec.partner,
+        user=spec.user if kind == "user" else None,
+        workload=spec.workload if kind == "workload" else None,
+        models=tuple(spec.models),
+        environment=environment if environment is not None else "unrecognised",
+        run=spec.run or None,
+        test=spec.test or None,
+        ttl_s=seconds("lifetime", spec.lifetime) if spec.HasField("lifetime") else None,
+    )
+
+
+def selector(message: selector_pb2.Selector) -> Selector:
+    """Return the selector. Raises Invalid for an empty one."""
+    return Selector.of(
+        **{dimension.name.lower(): getattr(message, dimension.name.lower()) or None for dimension in Dimension}
+    )
+
+
+def selector_message(value: Selector) -> selector_pb2.Selector:
+    """Return the message of a selector."""
+    return selector_pb2.Selector(**{dimension.name.lower(): text for dimension, text in value.conditions})
+
+
+def timestamp(at: datetime) -> Timestamp:
+    """Return the message of an aware instant."""
+    message = Timestamp()
+    message.FromDatetime(at)
+    return message
+
+
+def duration(span: timedelta) -> Duration:
+    """Return the message of a span."""
+    message = Duration()
+    message.FromTimedelta(span)
+    return message
+
+
+def nanoseconds(span_ns: int) -> Duration:
+    """Return the message of a span in nanoseconds."""
+    message = Duration()
+    message.FromNanoseconds(span_ns)
+    return message
+
+
+def minted_message(minted: Minted) -> tokens_pb2.MintedToken:
+    """Return the message of a token."""
+    return tokens_pb2.MintedToken(
+        token=minted.token,
+        id=minted.id,
+        index=minted.index,
+        expires_at=timestamp(minted.expires_at),
+        grant=minted.grant,
+    )
+
+
+def run_message(run: RunRecord, now: datetime) -> runs_pb2.Run:
+    """Return the message of a run as it is at `now`."""
+    state = runs_pb2.RUN_STATE_OPEN
+    if run.is_closed:
+        state = runs_pb2.RUN_STATE_CLOSED
+    elif run.lease_ends_at <= now:
+        state = runs_pb2.RUN_STATE_LAPSED
+    return runs_pb2.Run(
+        id=run.id,
+        realm=run.realm,
+        partner=run.partner,
+        models=run.models,
+        state=state,
+        opened_at=timestamp(run.opened_at),
+        lease_ends_at=timestamp(run.lease_ends_at),
+    )
+
+
+def limit(value: int, *, default: int = 100, most: int = 1000) -> int:
+    """Return a page's size. Raises Invalid."""
+    if value > most:
+        raise Invalid("limit", f"{value} is above {most}")
+    return value or default
