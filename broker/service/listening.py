@@ -73,11 +73,12 @@ class Watch:
 class Listeners:
     """The streams of this process. Pure: instants are arguments. One event loop owns it.
 
-    `unknown_for_ns` is how long verifiers that this process never saw may hold a lease: those of the
-    process before it, and, unless it is the only broker, those of the others at any time.
+    Verifiers that this process never saw may hold a lease: those of the process before it for one lease
+    from `started_ns` (None: the ledger is new, there was none), and, unless this is the only broker,
+    those of the others at any time.
     """
 
-    def __init__(self, *, started_ns: int, is_sole: bool) -> None:
+    def __init__(self, *, started_ns: int | None, is_sole: bool) -> None:
         self._started_ns = started_ns
         self._is_sole = is_sole
         self._listeners: dict[int, Listener] = {}
@@ -111,12 +112,16 @@ class Listeners:
         self, index: int, *, realms: frozenset[str], committed_ns: int, lease_ms: int, now_ns: int
     ) -> Watch:
         """Begin to wait for the revocation at `index`, for the verifiers of `realms`."""
-        unknown_from_ns = self._started_ns if self._is_sole else committed_ns
+        unknown_until_ns = committed_ns
+        if not self._is_sole:
+            unknown_until_ns = committed_ns + lease_ms * NS_PER_MS
+        elif self._started_ns is not None:
+            unknown_until_ns = self._started_ns + lease_ms * NS_PER_MS
         watch = Watch(
             index,
             realms,
             committed_ns,
-            unknown_from_ns + lease_ms * NS_PER_MS,
+            unknown_until_ns,
             {
                 listener.stream: listener
                 for listener in self._listeners.values()

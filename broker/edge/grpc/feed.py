@@ -30,7 +30,7 @@ NONCE_BYTES = 16
 METER_EVERY_S = 1.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Subscriber:
     """One stream: what is still to be sent on it."""
 

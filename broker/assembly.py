@@ -1,0 +1,348 @@
+"""Put a broker together: adapters into ports, use cases into doors."""
+
+import asyncio
+import hashlib
+import logging
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import grpc
+import uvicorn
+
+from broker.adapters.clock import SystemClock
+from broker.adapters.key_rotation import KeyRotation, Lifetimes, MakeKey
+from broker.adapters.metrics import PrometheusMeter
+from broker.adapters.policy_file import load_policy
+from broker.adapters.sql import SqlLedger, open_store
+from broker.domain.policy import Role
+from broker.edge.grpc.feed import FeedHub, FeedService
+from broker.edge.grpc.outermost import Outermost
+from broker.edge.grpc.policy import PolicyService
+from broker.edge.grpc.revocations import RevocationService
+from broker.edge.grpc.runs import RunService
+from broker.edge.grpc.server import Services, make_server, set_health
+from broker.edge.grpc.status import StatusService
+from broker.edge.grpc.tokens import TokenService
+from broker.edge.http.app import make_app
+from broker.errors import ConfigInvalid, Failure, SignerUnavailable
+from broker.ledger.entry import Entry, Kind, encode_entry
+from broker.service.apply_policy import ApplyPolicy
+from broker.service.explain import Explain
+from broker.service.listening import Listeners
+from broker.service.mint import Mint
+from broker.service.policies import Policies
+from broker.service.calling import Caller
+from broker.service.ports import CertificateAdded, RequestKey, Root, Write
+from broker.service.publish import Publisher
+from broker.service.revoke import Reinstate, Revocations, Revoke
+from broker.service.runs import RunModels, Runs
+from broker.token.jws import b64url
+from broker.token.keys import Purpose
+
+log = logging.getLogger("broker")
+
+PRUNE_EVERY_S = 60.0
+HEALTH_EVERY_S = 1.0
+# What the store's clock and ours may differ by before nothing is minted.
+MAX_APART = timedelta(seconds=60)
+EXIT_FATAL = 70
+
+
+def new_token_id() -> str:
+    """Return 128 random bits, base64url."""
+    return b64url(secrets.token_bytes(16))
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """Where to listen, and with which certificates. `http` None: no HTTP door."""
+
+    listen: str
+    http: str | None
+    cert: Path
+    key: Path
+    client_ca: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What differs between deployments."""
+
+    store_url: str
+    headroom_bytes: int
+    is_sole: bool
+    root: Root
+    make_token_key: MakeKey
+    signs_in_memory: bool
+    lifetimes: Lifetimes
+    admins: frozenset[str]
+    max_ttl: timedelta
+    clock: SystemClock
+    meter: PrometheusMeter
+
+
+class Broker:
+    """One broker process: opened, served, closed."""
+
+    def __init__(self, parts: Parts, doors: Doors) -> None:
+        """Open the store and certify the first keys. Raises Failure with what to do."""
+        self._parts = parts
+        self._doors = doors
+        self._hub: FeedHub | None = None
+        self._fatal: Failure | None = None
+        self._stopping = asyncio.Event()
+        self._apart = ""
+        self.port = 0
+        self.http_port = 0
+        meter, clock = parts.meter, parts.clock
+        self.ledger: SqlLedger = open_store(
+            parts.store_url,
+            clock,
+            headroom_bytes=parts.headroom_bytes,
+            on_commit=self._wake,
+            on_group=meter.appended,
+            on_fatal=self._fail,
+        )
+        self._is_new = self.ledger.head().size == 1
+        self.policies = Policies(self.ledger, load_policy)
+        self.signer = KeyRotation(
+            parts.root,
+            clock,
+            realms=self.policies.realm_keys,
+            publish=self._publish_certificate,
+            make=parts.make_token_key,
+            meter=meter,
+            lifetimes=parts.lifetimes,
+        )
+
+    async def serve(self, on_ready: Callable[[], None]) -> None:
+        """Serve until `stop` is called or the store fails. Raises the failure of the store."""
+        parts, clock, meter = self._parts, self._parts.clock, self._parts.meter
+        loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self.signer.start)
+        self.policies.watch(lambda in_force: self.signer.forget(in_force.revoked_keys))
+        publisher = Publisher(self.ledger, self.policies, self.signer, clock, boot=secrets.token_hex(8))
+        hub = self._hub = FeedHub(
+            publisher,
+            self.policies,
+            Listeners(started_ns=None if self._is_new else clock.boottime_ns(), is_sole=parts.is_sole),
+            clock,
+            meter,
+        )
+        self.ledger.listen(hub.wake)
+        outermost = Outermost(self.policies, clock, meter, parts.admins)
+        server, self.port, healths = self._server(hub, outermost)
+        await server.start()
+        http, http_socket = self._http(publisher), self._http_socket()
+        tasks = [
+            asyncio.create_task(hub.run()),
+            asyncio.create_task(self._look_after(healths)),
+            *([asyncio.create_task(http.serve([http_socket]))] if http is not None and http_socket is not None else []),
+        ]
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with suppress(NotImplementedError, RuntimeError, ValueError):
+                loop.add_signal_handler(number, self.stop)
+        try:
+            while publisher.head is None or (http is not None and not http.started):
+                await asyncio.sleep(0.01)
+                self._raise_ended(tasks)
+            on_ready()
+            await self._stopping.wait()
+        finally:
+            if http is not None:
+                http.should_exit = True
+            await server.stop(grace=0.5)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.to_thread(self.close)
+        if self._fatal is not None:
+            raise self._fatal
+
+    def stop(self) -> None:
+        """End `serve`. Call from its loop."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        """Release the store and forget the keys."""
+        self.signer.close()
+        self.ledger.close()
+
+    def apply_first_policy(self, document: str, admin: str) -> None:
+        """Apply `document` unless a policy was applied before. Raises ConfigInvalid."""
+        if self.policies.current().document:
+            return
+        self._apply()(
+            Caller(admin, Role.ADMIN),
+            document,
+            expected_version=None,
+            request=RequestKey(admin, f"first-policy-{secrets.token_hex(8)}", hashlib.sha256(document.encode()).digest()),
+        )
+
+    def _apply(self) -> ApplyPolicy:
+        return ApplyPolicy(
+            self.ledger,
+            self.policies,
+            self._parts.clock,
+            load_policy,
+            digest=lambda data: hashlib.sha256(data).hexdigest(),
+            max_ttl_s=int(self._parts.max_ttl.total_seconds()),
+        )
+
+    def problems(self) -> list[str]:
+        """Return what is wrong now, for people."""
+        in_force = self.policies.current()
+        found = [in_force.problem, self._parts.clock.is_astray() or "", self._apart]
+        if not in_force.policy.realms and not in_force.problem:
+            found.append("no policy is applied: nothing is allowed; see: broker policy apply")
+        for realm in in_force.policy.realms:
+            try:
+                self.signer.current(realm, Purpose.TOKEN)
+            except SignerUnavailable as failure:
+                found.append(failure.message)
+        return [text for text in found if text]
+
+    def _server(self, hub: FeedHub, outermost: Outermost) -> tuple[grpc.aio.Server, int, object]:
+        parts, clock, meter = self._parts, self._parts.clock, self._parts.meter
+        revocations = Revocations(clock, parts.max_ttl)
+        services = Services(
+            tokens=TokenService(
+                Mint(self.ledger, self.policies, self.signer, clock, new_id=new_token_id, meter=meter),
+                RunModels(self.ledger),
+                signs_in_memory=parts.signs_in_memory,
+            ),
+            runs=RunService(Runs(self.ledger, self.policies, clock, revocations, new_id=new_token_id), clock),
+            revocations=RevocationService(
+                Revoke(self.ledger, self.policies, revocations, meter),
+                Reinstate(self.ledger, self.policies, clock),
+                self.ledger,
+                self.policies,
+                hub,
+                clock,
+            ),
+            feed=FeedService(hub, self.policies, clock, outermost.caller),
+            policy=PolicyService(
+                self._apply(),
+                Explain(self.policies),
+            ),
+            status=StatusService(self.ledger, self.policies, self.signer, hub, clock, self.problems),
+        )
+        self.policies.watch(lambda _in_force: self.signer.wake())
+        try:
+            credentials = grpc.ssl_server_credentials(
+                [(self._doors.key.read_bytes(), self._doors.cert.read_bytes())],
+                root_certificates=self._doors.client_ca.read_bytes(),
+                require_client_auth=True,
+            )
+        except OSError as problem:
+            raise ConfigInvalid("tls", (f"{problem.filename}: {problem.strerror}",)) from problem
+        try:
+            return make_server(services, outermost, credentials, self._doors.listen)
+        except RuntimeError as taken:
+            raise ConfigInvalid(
+                "server.listen",
+                (f"{self._doors.listen} cannot be bound: is another broker or program using the port?",),
+            ) from taken
+
+    def _http(self, publisher: Publisher) -> uvicorn.Server | None:
+        if self._doors.http is None:
+            return None
+        app = make_app(
+            self.policies,
+            publisher.certificates,
+            self._parts.meter.render,
+            lambda: publisher.head is not None and self._fatal is None,
+        )
+        config = uvicorn.Config(
+            app,
+            ssl_certfile=str(self._doors.cert),
+            ssl_keyfile=str(self._doors.key),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+        )
+        server = uvicorn.Server(config)
+        # The broker handles the signals of all its doors.
+        server.capture_signals = _no_signals  # type: ignore[method-assign]
+        return server
+
+    def _http_socket(self) -> socket.socket | None:
+        if self._doors.http is None:
+            return None
+        host, _, port = self._doors.http.rpartition(":")
+        host = host.strip("[]")
+        bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((host, int(port)))
+        except OSError as taken:
+            bound.close()
+            raise ConfigInvalid(
+                "server.http_listen", (f"{self._doors.http} cannot be bound: {taken.strerror}; choose another port",)
+            ) from taken
+        self.http_port = bound.getsockname()[1]
+        return bound
+
+    def _raise_ended(self, tasks: "list[asyncio.Task[None]]") -> None:
+        for task in tasks:
+            if task.done():
+                failure = task.exception()
+                raise ConfigInvalid(
+                    "server", (f"a part of the broker ended at the start: {type(failure).__name__}",)
+                ) from failure
+
+    async def _look_after(self, healths: object) -> None:
+        pruned_ns = 0
+        while True:
+            problems = await asyncio.to_thread(self._measured_problems)
+            minting = not problems
+            await set_health(healths, minting=minting, storing=self._fatal is None)  # type: ignore[arg-type]
+            now_ns = self._parts.clock.boottime_ns()
+            if now_ns - pruned_ns > PRUNE_EVERY_S * 1e9:
+                pruned_ns = now_ns
+                with suppress(Failure):
+                    await asyncio.to_thread(self.ledger.prune, self._parts.clock.now())
+            await asyncio.sleep(HEALTH_EVERY_S)
+
+    def _measured_problems(self) -> list[str]:
+        with suppress(Failure):
+            theirs = self.ledger.wall_clock()
+            apart = abs(theirs - self._parts.clock.now()) if theirs is not None else timedelta()
+            self._apart = f"the broker's clock and the store's differ by {apart}" if apart > MAX_APART else ""
+        return self.problems()
+
+    def _publish_certificate(
+        self, realm: str, purpose: Purpose, kid: str, certificate: str, expires_at: datetime
+    ) -> None:
+        at = self._parts.clock.now()
+        body = {"realm": realm, "purpose": purpose.value, "kid": kid, "certificate": certificate}
+        self.ledger.append(
+            Write(
+                [lambda index: encode_entry(Entry(index, Kind.KEY_CERTIFIED, at, "broker", body))],
+                effects=(CertificateAdded(realm, purpose, kid, certificate, expires_at),),
+                urgent=True,
+            )
+        ).result()
+
+    def _wake(self) -> None:
+        if self._hub is not None:
+            self._hub.wake()
+
+    def _fail(self, failure: Failure) -> None:
+        """The store is broken: stop at once. After a failed fsync only a new start knows what is on the disk."""
+        log.critical("the store failed", extra={"fields": {"reason": failure.reason, "detail": failure.message}})
+        self._fatal = failure
+        os._exit(EXIT_FATAL)
+
+
+@contextmanager
+def _no_signals() -> Iterator[None]:
+    yield

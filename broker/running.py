@@ -1,0 +1,251 @@
+"""Run a broker: `broker dev` on embedded defaults, `broker serve` from a configuration."""
+
+import asyncio
+import os
+import secrets
+import sys
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+from broker import demo
+from broker.adapters.clock import SystemClock
+from broker.adapters.key_rotation import Lifetimes
+from broker.adapters.local_root import LocalRoot, write_secret
+from broker.adapters.logs import set_up_logs
+from broker.adapters.memory_signer import make_memory_key
+from broker.adapters.metrics import PrometheusMeter
+from broker.adapters.policy_file import load_policy
+from broker.adapters.sql.engine import DataFolder
+from broker.assembly import Broker, Doors, Parts
+from broker.config import Settings, load_settings
+from broker.edge.cli.context import Context, Identity, context_path, write_context
+from broker.errors import ConfigInvalid, Failure, SignerUnavailable, StoreUnavailable
+from broker.sdk import Verifier
+from broker.token.keys import render_trust
+
+EXIT_DONE, EXIT_FAILED = 0, 1
+DEV_HEADROOM_BYTES = 4 << 20
+MIB = 1 << 20
+
+
+def validate_policy(document: str, source: str) -> list[str]:
+    """Return the problems of a policy file, none if it is good."""
+    try:
+        load_policy(document, source=source)
+    except ConfigInvalid as invalid:
+        return list(invalid.problems)
+    return []
+
+
+def run_dev(*, data: Path, port: int, http_port: int, once: bool) -> int:
+    """Run the demo broker in `data` until interrupted, or with `once` through the tour; return the exit code."""
+    set_up_logs("error")
+    try:
+        return asyncio.run(_dev(data, port, http_port, once=once))
+    except Failure as failure:
+        return _failed(failure)
+    except KeyboardInterrupt:
+        return EXIT_DONE
+
+
+def run_serve(*, config: Path) -> int:
+    """Run a broker as `config` says until it is told to stop; return the exit code."""
+    try:
+        settings = load_settings(config)
+        set_up_logs(settings.log.level)
+        return asyncio.run(_serve(settings))
+    except Failure as failure:
+        return _failed(failure)
+    except KeyboardInterrupt:
+        return EXIT_DONE
+
+
+def _failed(failure: Failure) -> int:
+    if isinstance(failure, ConfigInvalid):
+        for problem in failure.problems:
+            sys.stderr.write(f"broker: failed: {failure.what}: {problem}\n")
+    else:
+        sys.stderr.write(f"broker: failed: {failure}\n")
+    return EXIT_FAILED
+
+
+async def _dev(data: Path, port: int, http_port: int, *, once: bool) -> int:
+    folder = DataFolder(data)
+    try:
+        papers = demo.issue_papers(data)
+        broker = Broker(_dev_parts(data), Doors(
+            f"127.0.0.1:{port}", f"127.0.0.1:{http_port}", papers.server.cert, papers.server.key, papers.ca
+        ))
+        broker.apply_first_policy(demo.POLICY, demo.ADMIN)
+        outcome: list[Failure] = []
+        loop = asyncio.get_running_loop()
+
+        def after_ready() -> None:
+            try:
+                _show(broker, papers, data, once=once)
+                _tour(broker, papers, keeps_listening=not once, stopping=stopping)
+            except Failure as failure:
+                outcome.append(failure)
+            if once or outcome:
+                loop.call_soon_threadsafe(broker.stop)
+
+        stopping = threading.Event()
+        guide = threading.Thread(target=after_ready, name="tour", daemon=True)
+        try:
+            await broker.serve(on_ready=guide.start)
+        finally:
+            stopping.set()
+        if guide.ident is not None:
+            await asyncio.to_thread(guide.join, 10)
+        if outcome:
+            raise outcome[0]
+        return EXIT_DONE
+    except OSError as problem:
+        raise StoreUnavailable(
+            f"the data folder {data} cannot be used: {problem.strerror}",
+            hint="make it writable, or choose another with --data",
+        ) from problem
+    finally:
+        folder.release()
+
+
+def _dev_parts(data: Path) -> Parts:
+    keys = data / "keys"
+    return Parts(
+        store_url=f"sqlite:///{data.absolute() / 'ledger.db'}",
+        headroom_bytes=DEV_HEADROOM_BYTES,
+        is_sole=True,
+        root=LocalRoot(keys, _passphrase(keys / "passphrase")),
+        make_token_key=make_memory_key,
+        signs_in_memory=True,
+        lifetimes=Lifetimes(),
+        admins=frozenset({demo.ADMIN}),
+        max_ttl=timedelta(days=1),
+        clock=SystemClock(),
+        meter=PrometheusMeter(),
+    )
+
+
+def _passphrase(path: Path) -> bytes:
+    """Return the passphrase of the demo's root keys, made on first use."""
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_secret(path, secrets.token_hex(32).encode())
+    return path.read_bytes().strip()
+
+
+def _show(broker: Broker, papers: demo.Papers, data: Path, *, once: bool) -> None:
+    trust = render_trust(broker.signer.roots(realm) for realm in demo.REALMS)
+    demo.write_trust(papers.trust, trust)
+    endpoint = f"127.0.0.1:{broker.port}"
+    # The tour's broker is gone in a moment and must not change where the commands go.
+    context_file = data / "context.json" if once else context_path(os.environ)
+    write_context(
+        Context(
+            endpoint=endpoint,
+            ca=papers.ca,
+            trust=papers.trust,
+            identities={
+                name: Identity(issued.cert, issued.key, demo.PRINCIPALS[name])
+                for name, issued in papers.clients.items()
+            },
+            admin="admin",
+            harness={"acme": "acme", "globex": "globex"},
+            verifier={realm: f"verifier-{realm}" for realm in demo.REALMS},
+        ),
+        context_file,
+    )
+    _say(f"broker is ready at {endpoint} (gRPC, mutual TLS), https://127.0.0.1:{broker.http_port} (HTTP)")
+    _say(f"  data     {data}")
+    _say(f"  context  {context_file}")
+    _say(f"  trust    {papers.trust}")
+    _say("")
+
+
+def _tour(broker: Broker, papers: demo.Papers, *, keeps_listening: bool, stopping: threading.Event) -> None:
+    endpoint = f"127.0.0.1:{broker.port}"
+    verifier = Verifier.connect(
+        endpoint, realm="evaluation", trust=papers.trust, identity=papers.identity("verifier-evaluation")
+    )
+    try:
+        _say("the tour, with the time that each step took:")
+        demo.Tour(endpoint, papers, verifier, _say).run()
+        if keeps_listening:
+            _say(_TO_TRY)
+            stopping.wait()
+    finally:
+        verifier.close()
+
+
+_TO_TRY = """
+the demo verifier goes on listening; try, in another terminal:
+  broker token mint --realm evaluation --partner acme --user alice --model mythos > token
+  broker token verify --realm evaluation --model mythos < token
+  broker revoke --partner acme --reason "trying it out" --wait
+  broker token verify --realm evaluation --model mythos < token
+  broker reinstate --partner acme --reason "tried it"
+stop with Ctrl-C
+"""
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+async def _serve(settings: Settings) -> int:
+    server = settings.server
+    folder = DataFolder(server.data_dir)
+    try:
+        broker = Broker(
+            _serve_parts(settings),
+            Doors(server.listen, server.http_listen, settings.tls.cert, settings.tls.key, settings.tls.client_ca),
+        )
+
+        def ready() -> None:
+            _say(f"broker is ready at port {broker.port} (gRPC) and {broker.http_port or 'no port'} (HTTP)")
+
+        await broker.serve(on_ready=ready)
+        return EXIT_DONE
+    finally:
+        folder.release()
+
+
+def _serve_parts(settings: Settings) -> Parts:
+    url = _store_url(settings)
+    is_sqlite = url.startswith("sqlite")
+    sole = settings.store.sole_broker
+    if sole is None:
+        sole = is_sqlite
+    clock, meter = SystemClock(), PrometheusMeter()
+    root, make, in_memory = _keys(settings)
+    return Parts(
+        store_url=url,
+        headroom_bytes=settings.store.headroom_mib * MIB,
+        is_sole=sole,
+        root=root,
+        make_token_key=make,
+        signs_in_memory=in_memory,
+        lifetimes=Lifetimes(token=timedelta(minutes=settings.keys.signing_minutes)),
+        admins=frozenset(settings.server.admins),
+        max_ttl=timedelta(seconds=settings.limits.max_ttl_s),
+        clock=clock,
+        meter=meter,
+    )
+
+
+def _store_url(settings: Settings) -> str:
+    store = settings.store
+    if store.url_file is not None:
+        return store.url_file.read_text(encoding="utf-8").strip()
+    return store.url or f"sqlite:///{settings.server.data_dir.absolute() / 'ledger.db'}"
+
+
+def _keys(settings: Settings) -> tuple[LocalRoot, Callable[..., object], bool]:
+    keys = settings.keys
+    if keys.mode == "local" and keys.passphrase_file is not None:
+        root = LocalRoot(settings.server.data_dir / "keys", keys.passphrase_file.read_bytes().strip())
+        return root, make_memory_key, True
+    raise SignerUnavailable("Vault is not built in yet")
