@@ -34,11 +34,11 @@ from broker.edge.http.app import make_app
 from broker.errors import ConfigInvalid, Failure, SignerUnavailable
 from broker.ledger.entry import Entry, Kind, encode_entry
 from broker.service.apply_policy import ApplyPolicy
+from broker.service.calling import Caller
 from broker.service.explain import Explain
 from broker.service.listening import Listeners
 from broker.service.mint import Mint
 from broker.service.policies import Policies
-from broker.service.calling import Caller
 from broker.service.ports import CertificateAdded, RequestKey, Root, Write
 from broker.service.publish import Publisher
 from broker.service.revoke import Reinstate, Revocations, Revoke
@@ -183,7 +183,9 @@ class Broker:
             Caller(admin, Role.ADMIN),
             document,
             expected_version=None,
-            request=RequestKey(admin, f"first-policy-{secrets.token_hex(8)}", hashlib.sha256(document.encode()).digest()),
+            request=RequestKey(
+                admin, f"first-policy-{secrets.token_hex(8)}", hashlib.sha256(document.encode()).digest()
+            ),
         )
 
     def _apply(self) -> ApplyPolicy:
@@ -304,7 +306,7 @@ class Broker:
         while True:
             problems = await asyncio.to_thread(self._measured_problems)
             minting = not problems
-            await set_health(healths, minting=minting, storing=self._fatal is None)  # type: ignore[arg-type]
+            await set_health(healths, minting=minting, storing=self._fatal is None)
             now_ns = self._parts.clock.boottime_ns()
             if now_ns - pruned_ns > PRUNE_EVERY_S * 1e9:
                 pruned_ns = now_ns

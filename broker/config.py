@@ -80,7 +80,7 @@ class VaultSettings(_Section):
 
 
 class KeySettings(_Section):
-    """Which signer: `local` (root keys in an encrypted file), `vault` (roots in transit), `transit` (all in transit)."""
+    """Which signer: `local` (roots in encrypted files), `vault` (roots in transit), `transit` (all in it)."""
 
     mode: Literal["local", "vault", "transit"]
     passphrase_file: Path | None = None

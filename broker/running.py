@@ -5,13 +5,12 @@ import os
 import secrets
 import sys
 import threading
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 from broker import demo
 from broker.adapters.clock import SystemClock
-from broker.adapters.key_rotation import Lifetimes
+from broker.adapters.key_rotation import Lifetimes, MakeKey
 from broker.adapters.local_root import LocalRoot, write_secret
 from broker.adapters.logs import set_up_logs
 from broker.adapters.memory_signer import make_memory_key
@@ -75,9 +74,10 @@ async def _dev(data: Path, port: int, http_port: int, *, once: bool) -> int:
     folder = DataFolder(data)
     try:
         papers = demo.issue_papers(data)
-        broker = Broker(_dev_parts(data), Doors(
-            f"127.0.0.1:{port}", f"127.0.0.1:{http_port}", papers.server.cert, papers.server.key, papers.ca
-        ))
+        broker = Broker(
+            _dev_parts(data),
+            Doors(f"127.0.0.1:{port}", f"127.0.0.1:{http_port}", papers.server.cert, papers.server.key, papers.ca),
+        )
         broker.apply_first_policy(demo.POLICY, demo.ADMIN)
         outcome: list[Failure] = []
         loop = asyncio.get_running_loop()
@@ -243,7 +243,7 @@ def _store_url(settings: Settings) -> str:
     return store.url or f"sqlite:///{settings.server.data_dir.absolute() / 'ledger.db'}"
 
 
-def _keys(settings: Settings) -> tuple[LocalRoot, Callable[..., object], bool]:
+def _keys(settings: Settings) -> tuple[LocalRoot, MakeKey, bool]:
     keys = settings.keys
     if keys.mode == "local" and keys.passphrase_file is not None:
         root = LocalRoot(settings.server.data_dir / "keys", keys.passphrase_file.read_bytes().strip())

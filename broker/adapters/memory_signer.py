@@ -29,9 +29,7 @@ class MemoryKey:
         return done
 
 
-def make_memory_key(
-    realm: str, purpose: Purpose, certify: Callable[[Jwk], str], signs_until: datetime
-) -> MemoryKey:
+def make_memory_key(realm: str, purpose: Purpose, certify: Callable[[Jwk], str], signs_until: datetime) -> MemoryKey:
     """Make a new key and have it certified (a MakeKey of key_rotation)."""
     del realm, purpose
     private = ec.generate_private_key(ec.SECP256R1())

@@ -10,31 +10,68 @@ class PrometheusMeter:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        common = {"registry": self.registry, "namespace": "broker"}
-        self._minted = Counter("tokens_minted", "Tokens that left.", ["realm"], **common)
-        self._denied = Counter("calls_denied", "Calls that were refused.", ["reason"], **common)
-        self._revoked = Counter("revocations", "Revocations committed.", ["dimensions"], **common)
+        self._minted = Counter(
+            "tokens_minted", "Tokens that left.", ["realm"], namespace="broker", registry=self.registry
+        )
+        self._denied = Counter(
+            "calls_denied", "Calls that were refused.", ["reason"], namespace="broker", registry=self.registry
+        )
+        self._revoked = Counter(
+            "revocations", "Revocations committed.", ["dimensions"], namespace="broker", registry=self.registry
+        )
         self._acknowledged = Histogram(
             "revoke_to_ack_seconds",
             "From a revocation's commit to a verifier's acknowledgement.",
             ["realm"],
             buckets=_FAST,
-            **common,
+            namespace="broker",
+            registry=self.registry,
         )
-        self._verifiers = Gauge("verifiers", "Verifiers by state.", ["realm", "state"], **common)
-        self._lag = Gauge("verifier_lag_entries", "Entries that the last verifier lags.", ["realm"], **common)
-        self._queued = Gauge("feed_queue_frames", "Longest queue of a subscriber.", ["realm"], **common)
+        self._verifiers = Gauge(
+            "verifiers", "Verifiers by state.", ["realm", "state"], namespace="broker", registry=self.registry
+        )
+        self._lag = Gauge(
+            "verifier_lag_entries",
+            "Entries that the last verifier lags.",
+            ["realm"],
+            namespace="broker",
+            registry=self.registry,
+        )
+        self._queued = Gauge(
+            "feed_queue_frames", "Longest queue of a subscriber.", ["realm"], namespace="broker", registry=self.registry
+        )
         self._resynchronised = Counter(
-            "feed_resynchronisations", "Queues that were replaced by a snapshot.", ["realm"], **common
+            "feed_resynchronisations",
+            "Queues that were replaced by a snapshot.",
+            ["realm"],
+            namespace="broker",
+            registry=self.registry,
         )
         self._batch = Histogram(
-            "append_batch_entries", "Entries of a committed batch.", buckets=(1, 4, 16, 64, 256, 1024, 4096), **common
+            "append_batch_entries",
+            "Entries of a committed batch.",
+            buckets=(1, 4, 16, 64, 256, 1024, 4096),
+            namespace="broker",
+            registry=self.registry,
         )
-        self._append = Histogram("append_seconds", "Time of a committed batch.", buckets=_FAST, **common)
+        self._append = Histogram(
+            "append_seconds", "Time of a committed batch.", buckets=_FAST, namespace="broker", registry=self.registry
+        )
         self._vault = Histogram(
-            "vault_call_seconds", "Calls to Vault.", ["operation", "outcome"], buckets=_FAST, **common
+            "vault_call_seconds",
+            "Calls to Vault.",
+            ["operation", "outcome"],
+            buckets=_FAST,
+            namespace="broker",
+            registry=self.registry,
         )
-        self._key_age = Gauge("signing_key_age_seconds", "Age of the newest key.", ["realm", "purpose"], **common)
+        self._key_age = Gauge(
+            "signing_key_age_seconds",
+            "Age of the newest key.",
+            ["realm", "purpose"],
+            namespace="broker",
+            registry=self.registry,
+        )
 
     def minted(self, realm: str, count: int) -> None:
         """As the port says."""

@@ -20,17 +20,20 @@ _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _ISSUER = re.compile(r"https://[a-z0-9.-]+(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~-]+)*", re.ASCII)
 _IDENTIFIER_SCHEMA = r"^[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?$"
 
+_MODEL_SCHEMA = {"type": "string", "pattern": r"^[a-z0-9][a-z0-9._@-]*$", "maxLength": 257}
+_URI_SCHEMA = {"type": "string", "pattern": r"^spiffe://[a-z0-9.-]+(/[A-Za-z0-9._-]+)+$"}
+
 Path = tuple[str | int, ...]
 
 
-def _rule(check: Callable[[str, str], str], schema: dict[str, Any]) -> Any:
+def _rule(check: Callable[[str, str], str]) -> AfterValidator:
     def apply(text: str) -> str:
         try:
             return check("", text)
         except Invalid as bad:
             raise ValueError(f"{bad.problem}; {bad.hint}") from bad
 
-    return Annotated[str, AfterValidator(apply), WithJsonSchema(schema)]
+    return AfterValidator(apply)
 
 
 def _seconds(text: object) -> int:
@@ -42,14 +45,14 @@ def _seconds(text: object) -> int:
 
 def _issuer(field: str, text: str) -> str:
     if not _ISSUER.fullmatch(text):
-        raise Invalid(field, f"{ascii(text)} is not an issuer", hint="use an https URL without query or final slash")
+        raise Invalid(field, f"{text!a} is not an issuer", hint="use an https URL without query or final slash")
     return text
 
 
-Name = _rule(identifier, {"type": "string", "pattern": _IDENTIFIER_SCHEMA})
-Model = _rule(model_name, {"type": "string", "pattern": r"^[a-z0-9][a-z0-9._@-]*$", "maxLength": 257})
-Uri = _rule(principal_uri, {"type": "string", "pattern": r"^spiffe://[a-z0-9.-]+(/[A-Za-z0-9._-]+)+$"})
-Issuer = _rule(_issuer, {"type": "string", "pattern": r"^https://"})
+Name = Annotated[str, _rule(identifier), WithJsonSchema({"type": "string", "pattern": _IDENTIFIER_SCHEMA})]
+Model = Annotated[str, _rule(model_name), WithJsonSchema(_MODEL_SCHEMA)]
+Uri = Annotated[str, _rule(principal_uri), WithJsonSchema(_URI_SCHEMA)]
+Issuer = Annotated[str, _rule(_issuer), WithJsonSchema({"type": "string", "pattern": r"^https://"})]
 Seconds = Annotated[
     str,
     AfterValidator(_seconds),
@@ -204,13 +207,22 @@ def _parse(document: str, source: str) -> tuple[Any, Mapping[Path, int]]:
     return value, lines
 
 
+class _Refused(yaml.YAMLError):
+    """YAML that could be read, and must not be."""
+
+    def __init__(self, problem: str, event: yaml.Event) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.problem_mark = event.start_mark
+
+
 def _refuse_aliases(document: str) -> None:
     # A few lines of aliases can stand for gigabytes, and a tag can name code.
     for event in yaml.parse(document, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise yaml.MarkedYAMLError(problem="anchors and aliases are not allowed", problem_mark=event.start_mark)
+            raise _Refused("anchors and aliases are not allowed", event)
         if isinstance(event, yaml.NodeEvent) and getattr(event, "tag", None) is not None:
-            raise yaml.MarkedYAMLError(problem="tags are not allowed", problem_mark=event.start_mark)
+            raise _Refused("tags are not allowed", event)
 
 
 def _scalar(node: yaml.Node) -> Any:
@@ -291,7 +303,9 @@ def _partner_problems(form: PolicyForm) -> Iterator[tuple[Path, str]]:
             ),
             "a user or workload",
         )
-        places += [((*at, "environments", env, "certificate"), e.certificate) for env, e in partner.environments.items()]
+        places += [
+            ((*at, "environments", env, "certificate"), e.certificate) for env, e in partner.environments.items()
+        ]
     yield from _repeats(iter(places), "an environment's certificate")
 
 

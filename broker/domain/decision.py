@@ -164,8 +164,7 @@ def _facts(ask: Ask, policy: Policy) -> Facts:
 def _no_grant(ask: Ask) -> str:
     who = ask.user if ask.user is not None else ask.workload
     return (
-        f"{ask.partner} may not use {', '.join(ask.models)} in {ask.realm} "
-        f"for {who} from {ask.environment} (no grant)"
+        f"{ask.partner} may not use {', '.join(ask.models)} in {ask.realm} for {who} from {ask.environment} (no grant)"
     )
 
 

@@ -32,6 +32,4 @@ class Explain:
         in_force = self._policies.refresh()
         verdict = decide(ask, in_force.policy, in_force.blocks)
         rules = explain(ask, in_force.policy, in_force.blocks)
-        return Explanation(
-            verdict.grant if isinstance(verdict, Allowed) else "", isinstance(verdict, Allowed), rules
-        )
+        return Explanation(verdict.grant if isinstance(verdict, Allowed) else "", isinstance(verdict, Allowed), rules)

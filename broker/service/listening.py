@@ -108,9 +108,7 @@ class Listeners:
             listener.head = head
             self._notify()
 
-    def watch(
-        self, index: int, *, realms: frozenset[str], committed_ns: int, lease_ms: int, now_ns: int
-    ) -> Watch:
+    def watch(self, index: int, *, realms: frozenset[str], committed_ns: int, lease_ms: int, now_ns: int) -> Watch:
         """Begin to wait for the revocation at `index`, for the verifiers of `realms`."""
         unknown_until_ns = committed_ns
         if not self._is_sole:

@@ -4,7 +4,8 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from typing import Any
 
 from broker.domain.asking import Ask
 from broker.domain.decision import Allowed, Denied, decide
@@ -14,13 +15,10 @@ from broker.errors import (
     ClockAstray,
     Defect,
     Failure,
-    Forbidden,
     Invalid,
-    NotFound,
     NotGranted,
     PolicyMoved,
     RequestReused,
-    RunEnded,
     SignerUnavailable,
 )
 from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry
@@ -39,7 +37,7 @@ from broker.service.ports import (
     SigningKey,
     Write,
 )
-from broker.token.claims import TOKEN_TYP, Claims, decode_claims, encode_claims
+from broker.token.claims import TOKEN_TYP, Claims, encode_claims
 from broker.token.jws import assemble, signing_input
 from broker.token.keys import Purpose
 
@@ -190,9 +188,7 @@ class Mint:
         except BaseException as failure:  # noqa: BLE001 - a future carries whatever happened
             outcome.set_exception(failure)
 
-    def _slips(
-        self, caller: Caller, asks: Sequence[Ask], in_force: PolicyInForce, now: datetime
-    ) -> list[_Slip]:
+    def _slips(self, caller: Caller, asks: Sequence[Ask], in_force: PolicyInForce, now: datetime) -> list[_Slip]:
         keys: dict[str, SigningKey] = {}
         slips = []
         for position, ask in enumerate(asks):
@@ -248,7 +244,8 @@ def decode_claims_of(entry: Entry) -> Claims:
     claims = entry.body.get("claims")
     if not isinstance(claims, Mapping):
         raise Defect(f"entry {entry.index} records no token")
-    return Claims(**{name: tuple(value) if isinstance(value, list) else value for name, value in claims.items()})
+    named: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in claims.items()}
+    return Claims(**{"user": None, "workload": None, "run": None, "test": None, **named})
 
 
 def _allowed(ask: Ask, in_force: PolicyInForce, position: int | None) -> Allowed:
@@ -305,9 +302,7 @@ def _draft(slip: _Slip, at: datetime, request: RequestKey) -> Draft:
     def draft(index: int) -> bytes:
         slip.index = index
         slip.claims = replace(slip.claims, idx=index)
-        slip.signing_input = signing_input(
-            typ=TOKEN_TYP, kid=slip.key.kid, payload=encode_claims(slip.claims)
-        )
+        slip.signing_input = signing_input(typ=TOKEN_TYP, kid=slip.key.kid, payload=encode_claims(slip.claims))
         return _entry(index, slip, at, request, Kind.TOKEN_MINTED)
 
     return draft

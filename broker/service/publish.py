@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 from broker.errors import NotFound, SignerUnavailable, StoreUnavailable
 from broker.service import frames
@@ -13,6 +14,8 @@ from broker.token.keys import Purpose
 
 # A kept snapshot is followed by one delta that bridges to the present; beyond this it is made anew.
 MAX_BRIDGE_ENTRIES = 1000
+
+Record = TypeVar("Record", RevocationRecord, CertificateRecord)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +99,7 @@ class Publisher:
                 )
             except SignerUnavailable:
                 continue
-            published[realm] = Published(
-                message, before.head.size, reading.head.size, reading.as_of_ns, bool(contents)
-            )
+            published[realm] = Published(message, before.head.size, reading.head.size, reading.as_of_ns, bool(contents))
         return published
 
     def snapshot(self, realm: str) -> tuple[Sequence[bytes], int]:
@@ -200,10 +201,10 @@ def _concerning(contents: Contents, realm: str) -> Contents:
     )
 
 
-def _tail(records: Mapping[int, "RevocationRecord"] | Mapping[int, "CertificateRecord"], index: int) -> tuple:  # type: ignore[type-arg]
-    """Return the records at `index` and after; looks only at those when walked from the end."""
+def _tail(records: "dict[int, Record]", index: int) -> tuple["Record", ...]:
+    """Return the records at `index` and after; walks from the end, so that it looks at little more."""
     tail = []
-    for at in reversed(records):  # type: ignore[call-overload]
+    for at in reversed(records):
         if at < index:
             break
         tail.append(records[at])

@@ -111,9 +111,7 @@ class Revoke:
             self._meter.revoked("+".join(dimension.name.lower() for dimension, _ in selector.conditions))
         if selector.is_blocking:
             self._policies.refresh()
-        return Revoked(
-            appended.indices.start, at, selector.is_blocking, self.bound_ms(selector), appended.is_repeat
-        )
+        return Revoked(appended.indices.start, at, selector.is_blocking, self.bound_ms(selector), appended.is_repeat)
 
     def bound_ms(self, selector: Selector) -> int:
         """Return the longest freshness lease among the realms that the selector concerns."""
@@ -143,9 +141,7 @@ class Reinstate:
             "request": request.request_id,
         }
         draft = _draft(Kind.REINSTATED, self._clock.now(), caller.principal, body)
-        write = Write(
-            [draft], request=request, guards=(BlockIsSet(selector),), effects=(BlockLifted(selector),)
-        )
+        write = Write([draft], request=request, guards=(BlockIsSet(selector),), effects=(BlockLifted(selector),))
         try:
             appended = self._ledger.append(write).result()
         except NotFound:

@@ -94,9 +94,11 @@ class Runs:
                 "lease_s": lease,
             }
             write = Write(
-                [lambda index, at=now, body=body: encode_entry(  # type: ignore[misc]
-                    Entry(index, Kind.RUN_OPENED, at, caller.principal, body)
-                )],
+                [
+                    lambda index, at=now, body=body: encode_entry(  # type: ignore[misc]
+                        Entry(index, Kind.RUN_OPENED, at, caller.principal, body)
+                    )
+                ],
                 request=request,
                 expecting=in_force.version,
                 effects=(RunOpened(run),),
@@ -235,5 +237,3 @@ def _is_within(model: str, models: tuple[str, ...]) -> bool:
 def lapses_at(run: RunRecord, now: datetime) -> bool:
     """Tell whether the lease has run out at `now`."""
     return run.lease_ends_at <= now
-
-

@@ -72,7 +72,7 @@ def decode_claims(payload: bytes) -> Claims:
     unverified = strict_json(payload)
     if not isinstance(unverified, dict):
         raise Malformed("payload is not an object")
-    if not _REQUIRED <= unverified.keys() or not unverified.keys() <= _KNOWN:
+    if not unverified.keys() >= _REQUIRED or not unverified.keys() <= _KNOWN:
         raise Malformed("payload must have exactly our claims")
     for name, value in unverified.items():
         # `type is`: True is an int to isinstance, and not to us.

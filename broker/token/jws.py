@@ -51,9 +51,7 @@ def parse_jws(text: str, *, typ: str, max_bytes: int = MAX_TOKEN_BYTES) -> Parse
         raise Malformed("not three base64url segments with a 64-byte signature")
     header, payload, signature = match.groups()
     kid = _kid(header, typ)
-    return ParsedJws(
-        kid, unb64url(payload), text[: match.start(3) - 1].encode("ascii"), unb64url(signature)
-    )
+    return ParsedJws(kid, unb64url(payload), text[: match.start(3) - 1].encode("ascii"), unb64url(signature))
 
 
 def _kid(header: str, typ: str) -> str:

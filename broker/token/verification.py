@@ -122,5 +122,3 @@ def checked_model(model: str) -> str:
 
 def _covers(models: tuple[str, ...], asked: str) -> bool:
     return asked in models or bare_name(asked) in models
-
-

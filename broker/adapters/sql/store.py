@@ -122,9 +122,7 @@ class SqlLedger:
         with engine_errors(), reading(self._engine) as connection:
             version = _head(connection).policy_version
             newest = connection.execute(select(policies).order_by(policies.c.version.desc()).limit(1)).first()
-            set_blocks = {
-                Selector.from_text(row.selector): row.idx for row in connection.execute(select(blocks))
-            }
+            set_blocks = {Selector.from_text(row.selector): row.idx for row in connection.execute(select(blocks))}
             keys = connection.execute(select(revocations.c.kid).where(revocations.c.kid.isnot(None))).scalars()
             return PolicyRecord(
                 version,

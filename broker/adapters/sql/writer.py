@@ -118,7 +118,8 @@ class Writer:
         with self._has_work:
             while not (self._urgent or self._waiting or self._closing):
                 self._has_work.wait()
-            jobs, drafts = [], 0
+            jobs: list[_Job] = []
+            drafts = 0
             for queue in (self._urgent, self._waiting):
                 while queue and (not jobs or drafts + len(queue[0].write.drafts) <= MAX_GROUP_DRAFTS):
                     job = queue.popleft()
@@ -212,9 +213,7 @@ class Writer:
             connection.execute(insert(ledger), group.entries)
         if group.requests:
             connection.execute(insert(requests), group.requests)
-        connection.execute(
-            update(head).where(head.c.id == 0).values(size=group.size, policy_version=group.version)
-        )
+        connection.execute(update(head).where(head.c.id == 0).values(size=group.size, policy_version=group.version))
         if group.wakes and connection.dialect.name == "postgresql":
             connection.exec_driver_sql("NOTIFY broker_changed")
 

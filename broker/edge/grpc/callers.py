@@ -34,7 +34,7 @@ class PeerCertificates:
         The handshake has checked the chain; a connection can outlive its certificate, so its dates are
         judged here, on each call.
         """
-        pems = context.auth_context().get("x509_pem_cert") or []
+        pems = list(context.auth_context().get("x509_pem_cert") or ())
         if len(pems) != 1:
             raise Unauthenticated("no client certificate was presented")
         certificate = self._known.get(pems[0])

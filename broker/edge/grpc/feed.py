@@ -124,9 +124,7 @@ class FeedHub:
         policy = self._policies.current().policy
         present = self.listeners.present(self._clock.boottime_ns())
         realms = frozenset(
-            realm
-            for realm in {*policy.realms, *(listener.realm for listener in present)}
-            if selector.concerns(realm)
+            realm for realm in {*policy.realms, *(listener.realm for listener in present)} if selector.concerns(realm)
         )
         changed = asyncio.Event()
         watch = self.listeners.watch(
@@ -207,11 +205,7 @@ class FeedService:
         """Return the handler to register: like the generated one, but it sends bytes as they are."""
         return grpc.method_handlers_generic_handler(
             "broker.v1.FeedService",
-            {
-                "Listen": grpc.stream_stream_rpc_method_handler(
-                    self.listen, feed_pb2.ListenRequest.FromString, bytes
-                )
-            },
+            {"Listen": grpc.stream_stream_rpc_method_handler(self.listen, feed_pb2.ListenRequest.FromString, bytes)},
         )
 
     async def listen(
@@ -309,9 +303,7 @@ class FeedService:
                 subscriber.listener.last_nack = request.nack.reason[:64]
                 log.warning(
                     "a verifier refused a frame",
-                    extra={
-                        "fields": {"verifier": subscriber.listener.verifier, "reason": request.nack.reason[:64]}
-                    },
+                    extra={"fields": {"verifier": subscriber.listener.verifier, "reason": request.nack.reason[:64]}},
                 )
                 subscriber.position = None
                 subscriber.has_work.set()
@@ -330,5 +322,3 @@ class FeedService:
         caller = self._caller(context)
         caller.must_be(Role.VERIFIER)
         return caller
-
-

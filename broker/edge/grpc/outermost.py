@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NoReturn, cast
 
 import grpc
 from grpc.aio import AbortError, ServerInterceptor, ServicerContext
@@ -20,11 +20,14 @@ from broker.service.ports import Clock
 
 log = logging.getLogger("broker.calls")
 
+Unary = Callable[..., Awaitable[Any]]
+Streaming = Callable[..., AsyncIterator[Any]]
+
 OURS = "/broker.v1."
 CALLER: ContextVar[Caller] = ContextVar("caller")
 
 
-class Outermost(ServerInterceptor):  # type: ignore[misc]
+class Outermost(ServerInterceptor):
     """Identifies the principal on each call and maps every failure through the one table."""
 
     def __init__(self, policies: Policies, clock: Clock, meter: Meter, admins: frozenset[str]) -> None:
@@ -52,18 +55,20 @@ class Outermost(ServerInterceptor):  # type: ignore[misc]
         name = method.removeprefix(OURS)
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(
-                self._streaming(name, handler.stream_stream),
+                self._streaming(name, cast("Streaming", handler.stream_stream)),
                 handler.request_deserializer,
                 handler.response_serializer,
             )
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                self._streaming(name, handler.unary_stream),
+                self._streaming(name, cast("Streaming", handler.unary_stream)),
                 handler.request_deserializer,
                 handler.response_serializer,
             )
         return grpc.unary_unary_rpc_method_handler(
-            self._unary(name, handler.unary_unary), handler.request_deserializer, handler.response_serializer
+            self._unary(name, cast("Unary", handler.unary_unary)),
+            handler.request_deserializer,
+            handler.response_serializer,
         )
 
     def _unary(self, name: str, inner: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -79,7 +84,7 @@ class Outermost(ServerInterceptor):  # type: ignore[misc]
                 failure = _ours(problem)
             finally:
                 self._note(name, principal, failure, started)
-            await _abort(context, failure)
+            return await _abort(context, failure)
 
         return call
 
@@ -134,7 +139,7 @@ def _ours(problem: Exception) -> Failure:
     return defect
 
 
-async def _abort(context: ServicerContext, failure: Failure) -> None:
+async def _abort(context: ServicerContext, failure: Failure) -> NoReturn:
     text = f"{failure.message}; {failure.hint}" if failure.hint else failure.message
     # A status message is printable ASCII on the wire; details carry the rest.
     message = text.encode("ascii", "backslashreplace").decode("ascii")[:1000]

@@ -19,7 +19,7 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         self._apply = apply
         self._explain = explain
 
-    async def ShowPolicy(  # noqa: N802
+    async def ShowPolicy(
         self, request: policy_pb2.ShowPolicyRequest, context: ServicerContext
     ) -> policy_pb2.ShowPolicyResponse:
         """Show what is in force."""
@@ -32,7 +32,7 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
             applied_at=timestamp(in_force.applied_at) if in_force.applied_at else None,
         )
 
-    async def ApplyPolicy(  # noqa: N802
+    async def ApplyPolicy(
         self, request: policy_pb2.ApplyPolicyRequest, context: ServicerContext
     ) -> policy_pb2.ApplyPolicyResponse:
         """Replace it."""
@@ -47,7 +47,7 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         )
         return policy_pb2.ApplyPolicyResponse(version=version, index=index)
 
-    async def Explain(self, request: policy_pb2.ExplainRequest, context: ServicerContext) -> policy_pb2.ExplainResponse:  # noqa: N802
+    async def Explain(self, request: policy_pb2.ExplainRequest, context: ServicerContext) -> policy_pb2.ExplainResponse:
         """Say why."""
         del context
         caller = CALLER.get()

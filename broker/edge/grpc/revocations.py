@@ -39,7 +39,7 @@ class RevocationService(revocations_pb2_grpc.RevocationServiceServicer):
         self._hub = hub
         self._clock = clock
 
-    async def Revoke(self, request: pb.RevokeRequest, context: ServicerContext) -> AsyncIterator[pb.RevokeResponse]:  # noqa: N802
+    async def Revoke(self, request: pb.RevokeRequest, context: ServicerContext) -> AsyncIterator[pb.RevokeResponse]:
         """Commit, then say how far it is until it is complete."""
         del context
         caller = CALLER.get()
@@ -70,7 +70,7 @@ class RevocationService(revocations_pb2_grpc.RevocationServiceServicer):
             else:
                 yield _progress(progress)
 
-    async def Reinstate(self, request: pb.ReinstateRequest, context: ServicerContext) -> pb.ReinstateResponse:  # noqa: N802
+    async def Reinstate(self, request: pb.ReinstateRequest, context: ServicerContext) -> pb.ReinstateResponse:
         """Lift a block."""
         del context
         caller = CALLER.get()
@@ -83,7 +83,7 @@ class RevocationService(revocations_pb2_grpc.RevocationServiceServicer):
         )
         return pb.ReinstateResponse(index=index or 0, lifted=index is not None)
 
-    async def ListRevocations(  # noqa: N802
+    async def ListRevocations(
         self, request: pb.ListRevocationsRequest, context: ServicerContext
     ) -> pb.ListRevocationsResponse:
         """List what is in force."""
@@ -137,5 +137,3 @@ def _complete(progress: Progress, took_ns: int) -> pb.RevokeResponse:
             ],
         )
     )
-
-

@@ -21,7 +21,7 @@ class RunService(runs_pb2_grpc.RunServiceServicer):
         self._runs = runs
         self._clock = clock
 
-    async def OpenRun(self, request: runs_pb2.OpenRunRequest, context: ServicerContext) -> runs_pb2.OpenRunResponse:  # noqa: N802
+    async def OpenRun(self, request: runs_pb2.OpenRunRequest, context: ServicerContext) -> runs_pb2.OpenRunResponse:
         """Open one."""
         del context
         caller = CALLER.get()
@@ -39,7 +39,7 @@ class RunService(runs_pb2_grpc.RunServiceServicer):
         )
         return runs_pb2.OpenRunResponse(run=run_message(run, self._clock.now()))
 
-    async def KeepRun(self, request: runs_pb2.KeepRunRequest, context: ServicerContext) -> runs_pb2.KeepRunResponse:  # noqa: N802
+    async def KeepRun(self, request: runs_pb2.KeepRunRequest, context: ServicerContext) -> runs_pb2.KeepRunResponse:
         """Extend its lease."""
         del context
         caller = CALLER.get()
@@ -47,7 +47,7 @@ class RunService(runs_pb2_grpc.RunServiceServicer):
         run = await asyncio.to_thread(self._runs.keep, caller, opaque_id("run", request.run), key)
         return runs_pb2.KeepRunResponse(run=run_message(run, self._clock.now()))
 
-    async def CloseRun(self, request: runs_pb2.CloseRunRequest, context: ServicerContext) -> runs_pb2.CloseRunResponse:  # noqa: N802
+    async def CloseRun(self, request: runs_pb2.CloseRunRequest, context: ServicerContext) -> runs_pb2.CloseRunResponse:
         """End it."""
         del context
         caller = CALLER.get()
@@ -55,7 +55,7 @@ class RunService(runs_pb2_grpc.RunServiceServicer):
         run = await asyncio.to_thread(self._runs.close, caller, opaque_id("run", request.run), key)
         return runs_pb2.CloseRunResponse(run=run_message(run, self._clock.now()))
 
-    async def ListRuns(self, request: runs_pb2.ListRunsRequest, context: ServicerContext) -> runs_pb2.ListRunsResponse:  # noqa: N802
+    async def ListRuns(self, request: runs_pb2.ListRunsRequest, context: ServicerContext) -> runs_pb2.ListRunsResponse:
         """List them."""
         del context
         partner = identifier("partner", request.partner) if request.partner else None

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from broker.edge.grpc.feed import FeedService
@@ -61,7 +62,7 @@ class Services:
 
 def make_server(
     services: Services, outermost: Outermost, credentials: grpc.ServerCredentials, address: str
-) -> tuple[grpc.aio.Server, int, health.aio.HealthServicer]:
+) -> tuple[grpc.aio.Server, int, HealthServicer]:
     """Return a server bound to `address`, not started, with its port and its health. Raises RuntimeError if taken."""
     server = grpc.aio.server(interceptors=(outermost,), options=OPTIONS)
     tokens_pb2_grpc.add_TokenServiceServicer_to_server(services.tokens, server)
@@ -70,7 +71,7 @@ def make_server(
     policy_pb2_grpc.add_PolicyServiceServicer_to_server(services.policy, server)
     status_pb2_grpc.add_StatusServiceServicer_to_server(services.status, server)
     server.add_generic_rpc_handlers((services.feed.handler(),))
-    healths = health.aio.HealthServicer()
+    healths = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)
     names = [
         module.DESCRIPTOR.services_by_name[service].full_name
@@ -88,7 +89,7 @@ def make_server(
     return server, port, healths
 
 
-async def set_health(healths: health.aio.HealthServicer, *, minting: bool, storing: bool) -> None:
+async def set_health(healths: HealthServicer, *, minting: bool, storing: bool) -> None:
     """Say what works: without a signing key only `mint` is out."""
     serving, out = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
     works = {"": storing, "mint": minting and storing, "revoke": storing, "watch": storing}

@@ -38,7 +38,7 @@ class StatusService(status_pb2_grpc.StatusServiceServicer):
         self._clock = clock
         self._problems = problems
 
-    async def GetStatus(self, request: pb.GetStatusRequest, context: ServicerContext) -> pb.GetStatusResponse:  # noqa: N802
+    async def GetStatus(self, request: pb.GetStatusRequest, context: ServicerContext) -> pb.GetStatusResponse:
         """Return the state."""
         del request, context
         CALLER.get().must_be(Role.ADMIN, Role.AUDITOR)
@@ -58,7 +58,9 @@ class StatusService(status_pb2_grpc.StatusServiceServicer):
             realms=realms,
         )
 
-    async def ListVerifiers(self, request: pb.ListVerifiersRequest, context: ServicerContext) -> pb.ListVerifiersResponse:  # noqa: N802
+    async def ListVerifiers(
+        self, request: pb.ListVerifiersRequest, context: ServicerContext
+    ) -> pb.ListVerifiersResponse:
         """Return who listens."""
         del context
         CALLER.get().must_be(Role.ADMIN, Role.AUDITOR)
@@ -82,7 +84,7 @@ class StatusService(status_pb2_grpc.StatusServiceServicer):
             ]
         )
 
-    async def GetTrust(self, request: pb.GetTrustRequest, context: ServicerContext) -> pb.GetTrustResponse:  # noqa: N802
+    async def GetTrust(self, request: pb.GetTrustRequest, context: ServicerContext) -> pb.GetTrustResponse:
         """Return what verifiers pin. A verifier learns of its own realm only (P8)."""
         del context
         caller = CALLER.get()

@@ -26,14 +26,14 @@ class TokenService(tokens_pb2_grpc.TokenServiceServicer):
         self._run_models = run_models
         self._sign_in_loop = SIGN_IN_LOOP if signs_in_memory else 0
 
-    async def Mint(self, request: tokens_pb2.MintRequest, context: ServicerContext) -> tokens_pb2.MintResponse:  # noqa: N802
+    async def Mint(self, request: tokens_pb2.MintRequest, context: ServicerContext) -> tokens_pb2.MintResponse:
         """Mint one."""
         del context
         caller = CALLER.get()
         [minted] = await self._minted(caller, [request.spec], request_key(caller, request))
         return tokens_pb2.MintResponse(token=minted_message(minted))
 
-    async def MintBatch(  # noqa: N802
+    async def MintBatch(
         self, request: tokens_pb2.MintBatchRequest, context: ServicerContext
     ) -> tokens_pb2.MintBatchResponse:
         """Mint many."""
@@ -44,9 +44,7 @@ class TokenService(tokens_pb2_grpc.TokenServiceServicer):
         minted = await self._minted(caller, request.specs, request_key(caller, request))
         return tokens_pb2.MintBatchResponse(tokens=[minted_message(one) for one in minted])
 
-    async def _minted(
-        self, caller: Caller, specs: Sequence[tokens_pb2.TokenSpec], request: RequestKey
-    ) -> list[Minted]:
+    async def _minted(self, caller: Caller, specs: Sequence[tokens_pb2.TokenSpec], request: RequestKey) -> list[Minted]:
         asks = [ask(spec, caller.environment) for spec in specs]
         if any(one.run is not None for one in asks):
             await asyncio.to_thread(self._run_models.check, caller, asks)

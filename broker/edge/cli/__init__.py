@@ -1,0 +1,53 @@
+"""The command line: a client of the gRPC API that decides nothing."""
+
+from typing import NoReturn
+
+import click
+
+from broker import __version__
+from broker.edge.cli.blocks import reinstate, revocations
+from broker.edge.cli.completing import completion
+from broker.edge.cli.minting import explain
+from broker.edge.cli.policies import Validate, policy_group
+from broker.edge.cli.program import NAME, Program
+from broker.edge.cli.revoking import revoke
+from broker.edge.cli.runs import run
+from broker.edge.cli.serving import Dev, Serve, dev_command, serve_command
+from broker.edge.cli.state import status, trust, verifiers
+from broker.edge.cli.tokens import token
+
+__all__ = ["cli_with", "main"]
+
+
+_HELP = "Hand out credentials for restricted AI models, and revoke them everywhere."
+
+
+def cli_with(*, dev: Dev, serve: Serve, validate: Validate) -> click.Group:
+    """Return the whole program. What needs the server's parts is given by the composition root."""
+    program = _program(validate)
+    program.add_command(dev_command(dev))
+    program.add_command(serve_command(serve))
+    return program
+
+
+def main() -> NoReturn:
+    """Run the commands that are only clients, without those that need the server's parts."""
+    _program(None).main()
+
+
+def _program(validate: Validate | None) -> Program:
+    program = Program(
+        NAME,
+        help=_HELP,
+        epilog="Exit codes: 0 done or accepted, 1 failed, 2 usage, 3 denied, 130 interrupted.",
+        examples=[
+            "broker dev",
+            "broker token mint --realm evaluation --partner acme --user alice --model mythos",
+            'broker revoke --partner acme --reason "contract ended" --wait',
+        ],
+    )
+    click.version_option(__version__, prog_name=NAME)(program)
+    policy = policy_group(validate)
+    for command in (token, run, policy, explain, revoke, reinstate, revocations, verifiers, status, trust, completion):
+        program.add_command(command)
+    return program

@@ -1,0 +1,165 @@
+"""Calls to the broker: where it is, as whom, for how long; and what it means when nobody answers."""
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import grpc
+from cryptography import x509
+
+from broker.edge.cli.context import Context, context_path, read_context
+from broker.edge.cli.problems import Misused, Unusable
+from broker.sdk.failures import Unreachable, failure_of
+from broker.sdk.identity import Identity
+from broker.v1 import policy_pb2_grpc, revocations_pb2_grpc, runs_pb2_grpc, status_pb2_grpc, tokens_pb2_grpc
+
+DEFAULT_DEADLINE = "10s"
+# A thousand tokens of the largest size must fit.
+_OPTIONS = (("grpc.max_receive_message_length", 16 << 20),)
+
+Choose = Callable[[Context], Any]
+"""Chooses the identity in the context that a command acts as."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What flags and environment say; None: the context says it."""
+
+    endpoint: str | None
+    ca: Path | None
+    cert: Path | None
+    key: Path | None
+    trust: Path | None
+    context_file: Path | None
+    name: str | None
+    deadline_s: int
+    environment: Mapping[str, str]
+
+    def context(self) -> Context:
+        """Read the context file. Raises Unusable."""
+        return read_context(self.context_file or context_path(self.environment))
+
+    def address(self) -> str:
+        """Return `host:port`. Raises Unusable."""
+        return self.endpoint or self.context().endpoint
+
+    def trust_file(self) -> Path:
+        """Return the file with what to pin. Raises Unusable."""
+        return self.trust or self.context().trust
+
+    def identity(self, choose: Choose) -> Identity:
+        """Return who to be: `--cert` and `--cert-key`, or `--as`, or what `choose` takes from the context.
+
+        Raises:
+            Misused: One of the pair is missing, or the context has no such identity.
+            Unusable: The context file cannot be used.
+        """
+        if (self.cert is None) != (self.key is None):
+            raise Misused("--cert and --cert-key belong together", hint="give both, or neither")
+        if self.cert is not None and self.key is not None:
+            return Identity(self.cert, self.key, self.ca or self.context().ca)
+        context = self.context()
+        chosen = choose(context) if self.name is None else context.named(self.name)
+        return Identity(chosen.cert, chosen.key, self.ca or context.ca)
+
+    @contextmanager
+    def connect(self, choose: Choose) -> Iterator["Broker"]:
+        """Yield the broker, as the identity chosen; nothing is sent before the first call."""
+        address, identity = self.address(), self.identity(choose)
+        credentials = identity.credentials()
+        try:
+            channel = grpc.secure_channel(address, credentials, options=_OPTIONS)
+        except (ValueError, TypeError) as bad:
+            raise Misused(f"{address!r} is not an endpoint", hint="use host:port") from bad
+        with channel:
+            yield Broker(channel, address, identity, self.deadline_s)
+
+
+class Broker:
+    """The broker's services over one channel."""
+
+    def __init__(self, channel: grpc.Channel, address: str, identity: Identity, deadline_s: int) -> None:
+        self._channel = channel
+        self._address = address
+        self._identity = identity
+        self._deadline_s = deadline_s
+
+    @cached_property
+    def tokens(self) -> Any:
+        """TokenService."""
+        return tokens_pb2_grpc.TokenServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    @cached_property
+    def runs(self) -> Any:
+        """RunService."""
+        return runs_pb2_grpc.RunServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    @cached_property
+    def revocations(self) -> Any:
+        """RevocationService."""
+        return revocations_pb2_grpc.RevocationServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    @cached_property
+    def policy(self) -> Any:
+        """PolicyService."""
+        return policy_pb2_grpc.PolicyServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    @cached_property
+    def status(self) -> Any:
+        """StatusService."""
+        return status_pb2_grpc.StatusServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def call(self, method: Any, request: Any) -> Any:
+        """Call and return the answer.
+
+        Raises:
+            Failure: The broker's own.
+            Unusable: Nobody answered in time.
+        """
+        try:
+            return method(request, timeout=self._deadline_s)
+        except grpc.RpcError as failed:
+            raise self._told(failed, request) from failed
+
+    def stream(self, method: Any, request: Any, *, timeout_s: int | None) -> Iterable[Any]:
+        """Call and yield the answers, for `timeout_s` (None: the deadline of a call) in all. Raises as `call`."""
+        try:
+            yield from method(request, timeout=timeout_s or self._deadline_s)
+        except grpc.RpcError as failed:
+            raise self._told(failed, request) from failed
+
+    def _told(self, failed: Any, request: Any) -> Exception:
+        failure = failure_of(failed)
+        if not isinstance(failure, Unreachable):
+            return failure
+        request_id = getattr(request, "request_id", "")
+        repeat = (
+            f"; whether it was done is unknown, so repeat the same command with --request-id {request_id}"
+            if request_id
+            else ""
+        )
+        return Unusable(
+            f"no answer from the broker at {self._address}: {failure.message}",
+            reason="UNREACHABLE",
+            hint=f"{self._advice()}{repeat}",
+        )
+
+    def _advice(self) -> str:
+        """Say what to look at. TLS 1.3 does not tell a client why its certificate was refused, so look here."""
+        try:
+            certificate = x509.load_pem_x509_certificate(Path(self._identity.certificate).read_bytes())
+        except (OSError, ValueError):
+            return f"{self._identity.certificate} is not a certificate"
+        if not certificate.not_valid_before_utc <= datetime.now(UTC) < certificate.not_valid_after_utc:
+            return f"the certificate {self._identity.certificate} ended {certificate.not_valid_after_utc}: renew it"
+        return f"check that it runs, and that it trusts the CA of {self._identity.certificate}"
+
+
+def new_request_id() -> str:
+    """Return an id for one intent: 128 random bits."""
+    return secrets.token_urlsafe(16)

@@ -1,0 +1,157 @@
+"""The background connection: a daemon thread with a loop of its own keeps one follower listening to some broker."""
+
+import asyncio
+import logging
+import random
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import grpc.aio
+
+from broker.errors import Failure, FrameRefused
+from broker.sdk.failures import failure_of
+from broker.sdk.following import Follower, Step
+from broker.sdk.identity import Identity, channel_credentials
+from broker.sdk.opening import MAX_MESSAGE_BYTES
+from broker.sdk.remembered import Remembered
+from broker.sdk.stream import Keeper, Pace, Stream
+
+log = logging.getLogger("broker.sdk")
+
+CHANNEL_OPTIONS: Sequence[tuple[str, Any]] = (
+    # What is too large for us shall reach us, so that it is refused by name; far beyond that, gRPC ends the stream.
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES + (1 << 20)),
+    # With the defaults a silent partition is not noticed in 92 s; so it takes 8 s.
+    ("grpc.keepalive_time_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # The backoff is ours: a shared subchannel would wait by gRPC's.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How to reach the brokers of a realm."""
+
+    endpoints: tuple[str, ...]
+    realm: str
+    identity: Identity | None
+    pace: Pace
+
+
+class Feed:
+    """Feeds one follower, reconnecting for as long as it runs. `start` and `stop` may alternate.
+
+    `on_step` is called in the feed's thread after each message that was taken, before it is acknowledged,
+    and after each trouble.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        follower: Follower,
+        remembered: Remembered | None,
+        on_step: Callable[[Step], None],
+    ) -> None:
+        self._connection = connection
+        self._follower = follower
+        self._keeper = Keeper(remembered, connection.pace)
+        self._on_step = on_step
+        self._turn = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._last: threading.Thread | None = None
+        self._halt: Callable[[], object] | None = None
+        # Verifiers spread over the brokers.
+        self._next = random.randrange(len(connection.endpoints))
+        self.endpoint = ""
+        """The broker that it listens to, or tries to."""
+        self.problem = "not connected yet"
+        """What went wrong last; empty while all is well."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread is there."""
+        return self._thread is not None
+
+    def start(self) -> None:
+        """Start the thread. Does not wait for anything."""
+        with self._turn:
+            if self._thread is None:
+                loop = asyncio.new_event_loop()
+                main = loop.create_task(self._reconnect())
+                self._halt = partial(loop.call_soon_threadsafe, main.cancel)
+                self._thread = threading.Thread(
+                    target=_run, args=(loop, main, self._last), name="broker-feed", daemon=True
+                )
+                self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """End the connection and the thread; harmless when there is none."""
+        with self._turn:
+            thread, halt = self._thread, self._halt
+            self._thread = self._halt = None
+        if thread is None or halt is None:
+            return
+        self._last = thread
+        halt()
+        if thread is not threading.current_thread():
+            thread.join(timeout_s)
+
+    async def _reconnect(self) -> None:
+        pace = self._connection.pace
+        failures = 0
+        while True:
+            self.endpoint = self._connection.endpoints[self._next % len(self._connection.endpoints)]
+            stream = Stream(self._follower, self._keeper, pace, self._note, self._trouble)
+            await self._listen(stream)
+            # A stream that was good for a while begins anew; one that was not makes the next wait longer.
+            failures = 0 if stream.was_steady else min(failures + 1, 16)
+            self._next += 1
+            await asyncio.sleep(random.uniform(0, min(pace.backoff_most_s, pace.backoff_first_s * 2**failures)))
+
+    async def _listen(self, stream: Stream) -> None:
+        try:
+            # Files are read at each connection, so that renewed certificates are taken up.
+            credentials = channel_credentials(self._connection.identity)
+            async with grpc.aio.secure_channel(self.endpoint, credentials, options=CHANNEL_OPTIONS) as channel:
+                await stream.listen(channel, self._connection.realm)
+        except FrameRefused as refused:
+            self._trouble(f"refused a frame, {refused.reason}: {refused}")
+        except Failure as failure:
+            self._trouble(str(failure))
+        except grpc.aio.AioRpcError as failed:
+            self._trouble(str(failure_of(failed)))
+        except Exception as defect:
+            # Whatever it is, the thread must live: the lease runs out, and it tries again.
+            log.exception("a defect in the feed")
+            self._trouble(f"a defect in the feed, {type(defect).__name__}")
+
+    def _note(self, step: Step) -> None:
+        if step.in_force:
+            self.problem = ""
+        self._on_step(step)
+
+    def _trouble(self, problem: str) -> None:
+        self.problem = f"{self.endpoint}: {problem}"
+        log.warning("the feed is interrupted: %s", self.problem)
+        self._on_step(Step())
+
+
+def _run(loop: asyncio.AbstractEventLoop, main: "asyncio.Task[None]", last: threading.Thread | None) -> None:
+    if last is not None:
+        # A follower has one feeder.
+        last.join()
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_until_complete(main)
+    except asyncio.CancelledError:
+        log.debug("the feed was stopped")
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()

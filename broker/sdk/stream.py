@@ -1,0 +1,218 @@
+"""One stream of the feed, from hello to its end: frames in, echoes, acknowledgements and refusals out."""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import grpc.aio
+
+from broker.errors import Failure, FrameRefused, Stale
+from broker.sdk.following import Follower, Mark, Step
+from broker.sdk.remembered import Remembered
+from broker.v1 import feed_pb2
+
+EOF: Any = vars(grpc.aio)["EOF"]  # the stubs lack it
+log = logging.getLogger("broker.sdk")
+
+LISTEN = "/broker.v1.FeedService/Listen"
+NONCE_BYTES = 16
+MAX_DETAIL_CHARS = 200
+MAX_PATIENCE_MS = 60_000
+MS_PER_S = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often what is done, in seconds."""
+
+    echo_every_s: float = 10.0
+    # Until the first answer of a broker process: without one there is no lease.
+    echo_again_s: float = 1.0
+    ack_every_s: float = 1.0
+    persist_every_s: float = 10.0
+    # A new stream may begin with a large snapshot that the broker has yet to make.
+    first_frame_s: float = 10.0
+    backoff_first_s: float = 0.2
+    backoff_most_s: float = 5.0
+
+
+def boottime_ns() -> int:
+    """Return the clock that counts while the machine sleeps."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def sdk_version() -> str:
+    """Return the version that the broker is told."""
+    try:
+        return version("credential-broker")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+class Keeper:
+    """Puts the mark on disk when it must be: not once for each heartbeat."""
+
+    def __init__(self, remembered: Remembered | None, pace: Pace) -> None:
+        self._remembered = remembered
+        self._every_s = pace.persist_every_s
+        self._kept: Mark | None = None
+        self._kept_at_s = 0.0
+
+    async def keep(self, mark: Mark, *, is_due: bool) -> None:
+        """Return when `mark` may be acknowledged. Raises OSError and Failure as `Remembered.save`."""
+        now_s = time.monotonic()
+        if self._remembered is None or mark == self._kept:
+            return
+        if is_due or self._kept is None or now_s - self._kept_at_s >= self._every_s:
+            # In a thread, so that a slow disk delays the acknowledgement and not the frames.
+            await asyncio.to_thread(self._remembered.save, mark)
+            self._kept, self._kept_at_s = mark, now_s
+
+
+class Stream:
+    """One stream. `note` is called after each message that was taken, before it is acknowledged."""
+
+    def __init__(
+        self,
+        follower: Follower,
+        keeper: Keeper,
+        pace: Pace,
+        note: Callable[[Step], None],
+        trouble: Callable[[str], None],
+    ) -> None:
+        self._follower = follower
+        self._keeper = keeper
+        self._pace = pace
+        self._note = note
+        self._trouble = trouble
+        self._wake = asyncio.Event()
+        self._nacks: deque[feed_pb2.Nack] = deque()
+        self._nacks_sent = asyncio.Event()
+        self._is_ack_due = False
+        self._is_ack_urgent = False
+        self._acked_at_s = 0.0
+        self._echoed_at_s = 0.0
+        self._good_since_s: float | None = None
+
+    @property
+    def was_steady(self) -> bool:
+        """Whether it extended the lease for a few seconds."""
+        return self._good_since_s is not None and time.monotonic() - self._good_since_s > self._pace.backoff_most_s
+
+    async def listen(self, channel: grpc.aio.Channel, realm: str) -> None:
+        """Listen until something ends it.
+
+        Raises:
+            FrameRefused: A message was refused, and the broker told.
+            Stale: The broker is silent or ended the stream.
+            AioRpcError: gRPC ended it.
+        """
+        self._follower.begin_stream()
+        # The messages stay bytes: the follower judges them before anything parses them.
+        method: Any = channel.stream_stream(LISTEN, feed_pb2.ListenRequest.SerializeToString, None)
+        call = method()
+        writing = asyncio.create_task(self._write(call, realm))
+        try:
+            await self._read(call, writing)
+        finally:
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+            call.cancel()
+
+    async def _read(self, call: Any, writing: "asyncio.Task[None]") -> None:
+        deadline_s = time.monotonic() + self._pace.first_frame_s
+        while True:
+            try:
+                message = await asyncio.wait_for(call.read(), deadline_s - time.monotonic())
+            except TimeoutError as silent:
+                raise Stale("no frame extended the lease in time", hint="the broker or the network hangs") from silent
+            if message is EOF:
+                raise Stale("the broker ended the stream", hint="it is probably restarting")
+            before_ns = self._follower.state.accept_until_ns
+            try:
+                step = self._follower.take(message, boottime_ns())
+            except FrameRefused as refused:
+                await self._refuse(refused, writing)
+                raise
+            self._note(step)
+            # The lease is what counts: a stream that does not extend it is as good as silent.
+            if self._follower.state.accept_until_ns > before_ns:
+                self._good_since_s = self._good_since_s or time.monotonic()
+                deadline_s = time.monotonic() + self._patience_s()
+            elif step.is_part:
+                deadline_s = time.monotonic() + self._pace.first_frame_s
+            self._is_ack_due |= step.in_force
+            self._is_ack_urgent |= step.in_force and step.has_contents
+            self._wake.set()
+
+    def _patience_s(self) -> float:
+        state = self._follower.state
+        return min(MAX_PATIENCE_MS, max(state.lease_ms, 3 * state.heartbeat_ms)) / MS_PER_S
+
+    async def _refuse(self, refused: FrameRefused, writing: "asyncio.Task[None]") -> None:
+        """Report a refusal. A broker that does not take it holds up nothing."""
+        self._is_ack_due = False
+        self._nacks.append(
+            feed_pb2.Nack(
+                reason=refused.reason, detail=refused.message[:MAX_DETAIL_CHARS], head=self._follower.state.head
+            )
+        )
+        self._wake.set()
+        sent = asyncio.create_task(self._nacks_sent.wait())
+        await asyncio.wait({sent, writing}, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+        sent.cancel()
+
+    async def _write(self, call: Any, realm: str) -> None:
+        mark = self._follower.mark
+        hello = feed_pb2.Hello(realm=realm, version=sdk_version(), incarnation=mark.incarnation, head=mark.head)
+        await call.write(feed_pb2.ListenRequest(hello=hello))
+        await self._ask_echo(call)
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self._rest_s())
+            self._wake.clear()
+            if time.monotonic() >= self._echo_at_s():
+                await self._ask_echo(call)
+            if self._nacks:
+                await call.write(feed_pb2.ListenRequest(nack=self._nacks.popleft()))
+                self._nacks_sent.set()
+            if self._is_ack_due and time.monotonic() >= self._ack_at_s():
+                await self._acknowledge(call)
+
+    def _rest_s(self) -> float:
+        until_s = min(self._echo_at_s(), self._ack_at_s()) if self._is_ack_due else self._echo_at_s()
+        return max(0.0, until_s - time.monotonic())
+
+    def _echo_at_s(self) -> float:
+        every_s = self._pace.echo_again_s if self._follower.needs_echo else self._pace.echo_every_s
+        return self._echoed_at_s + every_s
+
+    def _ack_at_s(self) -> float:
+        return 0.0 if self._is_ack_urgent else self._acked_at_s + self._pace.ack_every_s
+
+    async def _ask_echo(self, call: Any) -> None:
+        nonce, now_ns = secrets.token_bytes(NONCE_BYTES), boottime_ns()
+        self._follower.ask_echo(nonce, now_ns)
+        self._echoed_at_s = time.monotonic()
+        await call.write(feed_pb2.ListenRequest(echo=feed_pb2.Echo(nonce=nonce, verifier_clock_ns=now_ns)))
+
+    async def _acknowledge(self, call: Any) -> None:
+        """Say what is applied, once it is kept. What cannot be kept is not acknowledged."""
+        is_urgent, mark = self._is_ack_urgent, self._follower.mark
+        self._is_ack_due = self._is_ack_urgent = False
+        try:
+            await self._keeper.keep(mark, is_due=is_urgent)
+        except (OSError, Failure) as bad:
+            # Tried again with the next frame, which does not come at once.
+            self._is_ack_urgent = self._is_ack_urgent or is_urgent
+            self._trouble(f"cannot keep what was applied: {bad}")
+            return
+        self._acked_at_s = time.monotonic()
+        await call.write(feed_pb2.ListenRequest(ack=feed_pb2.Ack(head=mark.head, incarnation=mark.incarnation)))

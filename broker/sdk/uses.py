@@ -1,0 +1,249 @@
+"""What lasts: accepted uses that are held, and cancelled when the token would no longer be accepted."""
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from broker.errors import Rejected, Stale
+from broker.sdk.following import NEVER_NS, Trusted
+from broker.sdk.stream import boottime_ns
+from broker.token.claims import Claims
+
+log = logging.getLogger("broker.sdk")
+
+NS_PER_S = 1_000_000_000
+MS_PER_S = 1000
+# A timer does not count while the machine sleeps; so it is never set for longer.
+LONGEST_REST_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A token was accepted for one use of `model`. Says nothing about the next use."""
+
+    claims: Claims
+    kid: str
+    model: str
+
+
+Verify = Callable[[str, str], Proof]
+
+
+class Use:
+    """One use that lasts: a stream, a session. Begins in `with` or `async with`, which raise as `verify` does.
+
+    It is cancelled by a matching revocation, the token's end, or a lapsed lease, and stays cancelled.
+    """
+
+    def __init__(self, uses: "Uses", token: str, model: str) -> None:
+        self._uses = uses
+        self._token = token
+        self._model = model
+        self._proof: Proof | None = None
+        self._reason: Rejected | None = None
+        self._cancelled = threading.Event()
+        self._callbacks: list[Callable[[], object]] = []
+        self._wakers: list[Callable[[], object]] = []
+
+    @property
+    def proof(self) -> Proof:
+        """What was accepted; only after it began."""
+        if self._proof is None:
+            raise RuntimeError("a use begins with `with` or `async with`")
+        return self._proof
+
+    @property
+    def cancelled(self) -> threading.Event:
+        """Set when the use must end."""
+        return self._cancelled
+
+    @property
+    def reason(self) -> Rejected | None:
+        """Why it must end; None while it may go on."""
+        return self._reason
+
+    def check(self) -> Proof:
+        """Judge it now, as `verify` would. Raises the reason if it was cancelled before."""
+        if self._reason is not None:
+            raise self._reason
+        return self._uses.verify(self._token, self._model)
+
+    def on_cancel(self, callback: Callable[[], object]) -> None:
+        """Call `callback` once when the use is cancelled; at once if it was. It runs in another thread."""
+        if not self._uses.attach(self._callbacks, callback, self):
+            callback()
+
+    async def wait_cancelled(self) -> Rejected:
+        """Return the reason once the use is cancelled."""
+        loop = asyncio.get_running_loop()
+        woken = asyncio.Event()
+
+        def wake() -> None:
+            with suppress(RuntimeError):  # the loop may be closed already
+                loop.call_soon_threadsafe(woken.set)
+
+        if self._uses.attach(self._wakers, wake, self):
+            try:
+                await woken.wait()
+            finally:
+                self._uses.detach(self._wakers, wake)
+        return self._reason or Stale("the use was cancelled")
+
+    def __enter__(self) -> Self:
+        self._proof = self._uses.begin(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._uses.end(self)
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._uses.end(self)
+
+
+class Uses:
+    """All uses of one verifier. Judged anew by `recheck` after each frame, and by a timer at the nearest end."""
+
+    def __init__(self, verify: Verify, state: Callable[[], Trusted]) -> None:
+        self.verify = verify
+        self._state = state
+        self._held: set[Use] = set()
+        self._nearest_exp_s: int | None = None
+        self._due: deque[Callable[[], object]] = deque()
+        self._is_closed = False
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def begin(self, use: Use) -> Proof:
+        """Verify and hold `use`. Held first: a revocation in between finds it."""
+        with self._changed:
+            if self._is_closed:
+                raise Stale("the verifier is closed", hint="make a new one")
+            self._held.add(use)
+        try:
+            proof = use.check()
+        except BaseException:
+            self.end(use)
+            raise
+        with self._changed:
+            exp = proof.claims.exp
+            self._nearest_exp_s = exp if self._nearest_exp_s is None else min(exp, self._nearest_exp_s)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="broker-uses", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+        return proof
+
+    def end(self, use: Use) -> None:
+        """Let go of `use`; its callbacks will not be called."""
+        with self._changed:
+            self._held.discard(use)
+            use._callbacks.clear()  # noqa: SLF001 - the two classes are one mechanism under one lock
+
+    def attach(self, to: list[Callable[[], object]], call: Callable[[], object], use: Use) -> bool:
+        """Add a callback of `use`; return False when it was cancelled already."""
+        with self._changed:
+            if use.reason is not None:
+                return False
+            to.append(call)
+            return True
+
+    def detach(self, of: list[Callable[[], object]], call: Callable[[], object]) -> None:
+        """Remove a callback, if it is still there."""
+        with self._changed:
+            if call in of:
+                of.remove(call)
+
+    def recheck(self) -> None:
+        """Judge all uses now and cancel those that would be refused."""
+        with self._changed:
+            held = tuple(self._held)
+        nearest: int | None = None
+        for use in held:
+            try:
+                exp = use.check().claims.exp
+            except Rejected as why:
+                self._cancel(use, why)
+            else:
+                nearest = exp if nearest is None else min(exp, nearest)
+        with self._changed:
+            if len(self._held) <= len(held):
+                self._nearest_exp_s = nearest
+
+    def close(self, why: Rejected) -> None:
+        """Cancel all uses and end the thread. None can begin any more."""
+        with self._changed:
+            self._is_closed = True
+            held = tuple(self._held)
+        for use in held:
+            self._cancel(use, why)
+        with self._changed:
+            self._changed.notify_all()
+
+    def forget_after_fork(self) -> None:
+        """In a child: the locks may be held by threads that are no more; every use is over."""
+        self._changed = threading.Condition()
+        self._thread = None
+        self._due.clear()
+        for use in self._held:
+            use._reason = Stale("the process was forked", hint="begin the use anew")  # noqa: SLF001 - as in end
+            use._cancelled = threading.Event()  # noqa: SLF001 - as in end
+            use._cancelled.set()  # noqa: SLF001 - as in end
+            use._callbacks, use._wakers = [], []  # noqa: SLF001 - as in end
+        self._held = set()
+        self._nearest_exp_s = None
+
+    def _cancel(self, use: Use, why: Rejected) -> None:
+        with self._changed:
+            if use.reason is not None or use not in self._held:
+                return
+            self._held.discard(use)
+            use._reason = why  # noqa: SLF001 - as in end
+            use._cancelled.set()  # noqa: SLF001 - as in end
+            for wake in use._wakers:  # noqa: SLF001 - as in end
+                wake()
+            # Strangers' code runs in a thread of its own, so that it cannot hold up the feed.
+            self._due.extend(use._callbacks)  # noqa: SLF001 - as in end
+            self._changed.notify_all()
+
+    def _watch(self) -> None:
+        while True:
+            with self._changed:
+                if not self._due:
+                    if self._is_closed:
+                        return
+                    self._changed.wait(self._rest_s())
+                due = list(self._due)
+                self._due.clear()
+            for callback in due:
+                try:
+                    callback()
+                except Exception:  # a stranger's defect must not keep other uses alive
+                    log.exception("a callback of a cancelled use failed")
+            if self._held and self._left_s() <= 0:
+                self.recheck()
+
+    def _rest_s(self) -> float | None:
+        return max(0.001, min(LONGEST_REST_S, self._left_s())) if self._held else None
+
+    def _left_s(self) -> float:
+        """Return the time until some use must end, as far as is known."""
+        state = self._state()
+        now_ns = boottime_ns()
+        left_s = (state.accept_until_ns - now_ns) / NS_PER_S if state.accept_until_ns != NEVER_NS else 0.0
+        if state.time is not None and self._nearest_exp_s is not None:
+            left_s = min(left_s, self._nearest_exp_s - state.time.latest_ms(now_ns) / MS_PER_S)
+        return left_s
