@@ -18,7 +18,13 @@ def test_the_tour_mints_verifies_revokes_and_is_denied_also_on_a_ledger_that_exi
             env={"HOME": str(tmp_path)},
         )
         assert done.returncode == 0, done.stderr
-        for step in ("minted token", "verified offline", "complete: no verifier", "denied: the token was revoked", "no new token"):
+        for step in (
+            "minted token",
+            "verified offline",
+            "complete: no verifier",
+            "denied: the token was revoked",
+            "no new token",
+        ):
             assert step in done.stdout
 
 
