@@ -61,6 +61,8 @@ class Settings:
         """
         if (self.cert is None) != (self.key is None):
             raise Misused("--cert and --cert-key belong together", hint="give both, or neither")
+        if self.cert is not None and self.name is not None:
+            raise Misused("--as and --cert both say who to be", hint="give one of them")
         if self.cert is not None and self.key is not None:
             return Identity(self.cert, self.key, self.ca or self.context().ca)
         context = self.context()

@@ -109,8 +109,6 @@ def read_context(path: Path) -> Context:
 
 def _must_be_private(path: Path, status: os.stat_result) -> None:
     mode = stat.S_IMODE(status.st_mode)
-    if not stat.S_ISREG(status.st_mode):
-        raise Unusable(f"{path} is not a file", reason="CONTEXT", hint=_HINT)
     if mode & _OTHERS:
         raise Unusable(
             f"{path} has mode {mode:04o}: others may use what it names",

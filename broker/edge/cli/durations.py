@@ -16,8 +16,6 @@ class Span(click.ParamType[int]):
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the seconds of `value`, or fail as a usage error."""
-        if isinstance(value, int):
-            return value
         match = _SPAN.fullmatch(str(value))
         if match is None:
             self._refuse(f"{value!r} is not a duration: write 90s, 10m or 1h", param, ctx)

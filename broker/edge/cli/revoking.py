@@ -15,7 +15,7 @@ from rich.text import Text
 from broker.edge.cli.command import Command, Session, calls_broker, reason_option, request_id_option
 from broker.edge.cli.context import Context
 from broker.edge.cli.durations import Span, shown
-from broker.edge.cli.output import console, instant, milliseconds, plain, table
+from broker.edge.cli.output import Output, console, instant, milliseconds, plain, table
 from broker.edge.cli.problems import Misused, Unusable
 from broker.edge.cli.selectors import selector_fields, selector_flags, selector_options, selector_text
 from broker.errors import Failure
@@ -87,11 +87,7 @@ def revoke(
     with session.settings.connect(Context.for_admin) as broker:
         try:
             events = broker.stream(broker.revocations.Revoke, request, timeout_s=timeout if wait else None)
-            _watch(events, watched, live=wait and not session.output.as_json)
-        except KeyboardInterrupt:
-            if watched.committed is not None:
-                session.output.note(f"revoked at index {watched.committed.index}; stopped waiting")
-            raise
+            _watch(events, watched, session.output if wait else None)
         except (Unusable, Failure) as problem:
             ended = problem
     if watched.committed is None:
@@ -103,10 +99,15 @@ def revoke(
         raise _unfinished(watched, request) from ended
 
 
-def _watch(events: Iterable[pb.RevokeResponse], watched: Watched, *, live: bool) -> None:
-    with _live(watched, show=live) as update:
+def _watch(events: Iterable[pb.RevokeResponse], watched: Watched, waiting: Output | None) -> None:
+    """Take all events in. Whoever is `waiting` is told of the commit at once: from there on, Ctrl-C undoes nothing."""
+    with _live(watched, show=waiting is not None and not waiting.as_json) as update:
         for event in events:
             watched.take(event)
+            if waiting is not None and event.HasField("committed"):
+                waiting.note(
+                    f"revoked at index {event.committed.index}; waiting until no verifier accepts a matching token"
+                )
             update()
 
 

@@ -1,0 +1,131 @@
+"""`broker policy`."""
+
+from pathlib import Path
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from broker.errors import ConfigInvalid, Forbidden, Invalid, PolicyMoved
+from broker.v1 import policy_pb2
+from tests.edge.cli.conftest import Program
+from tests.edge.cli.served import Served
+
+DOCUMENT = "realms: {}\npartners: {}\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "policy.yaml"
+    path.write_text(DOCUMENT)
+    return path
+
+
+def test_a_valid_policy_needs_no_broker(bare: Program, file: Path) -> None:
+    result = bare("policy", "validate", str(file))
+    assert (result.exit_code, result.stdout, result.stderr) == (0, f"{file} is valid\n", "")
+    assert bare.json("policy", "validate", str(file)) == {"valid": True, "problems": []}
+
+
+def test_each_problem_is_a_line(bare: Program, file: Path) -> None:
+    bare.problems += ["3: grants: names no partner; add one", "9: models: twice; remove one"]
+    result = bare("policy", "validate", str(file))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.splitlines() == [
+        f"{file}:3: grants: names no partner; add one",
+        f"{file}:9: models: twice; remove one",
+        f"broker: failed: {file} has 2 problems; mend it and validate again",
+    ]
+
+
+def test_problems_as_json_are_the_result_and_an_error(bare: Program, file: Path) -> None:
+    bare.problems.append("3: bad")
+    result = bare("policy", "validate", str(file), "-o", "json")
+    assert result.exit_code == 1
+    assert result.stdout == '{\n  "valid": false,\n  "problems": [\n    "' + f"{file}:3: bad" + '"\n  ]\n}\n'
+    assert '"reason": "INVALID"' in result.stderr
+    assert "has 1 problem" in result.stderr
+
+
+def test_a_policy_can_come_by_stdin(bare: Program) -> None:
+    assert bare("policy", "validate", "-", stdin=DOCUMENT).stdout == "- is valid\n"
+
+
+@pytest.mark.parametrize("command", ["validate", "apply"])
+def test_a_file_that_is_not_there_is_a_usage_error(broker: Program, tmp_path: Path, command: str) -> None:
+    assert broker("policy", command, str(tmp_path / "none.yaml")).exit_code == 2
+    assert broker("policy", command, str(tmp_path)).exit_code == 2
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"x" * ((1 << 20) + 1)])
+@pytest.mark.parametrize("command", ["validate", "apply"])
+def test_a_file_that_can_be_no_policy_is_refused(
+    broker: Program, served: Served, tmp_path: Path, command: str, content: bytes
+) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_bytes(content)
+    code, error = broker.error("policy", command, str(path))
+    assert (code, error["reason"]) == (1, "FILE")
+    assert "policy.yaml" in error["message"]
+    assert served.calls == []
+
+
+def test_a_policy_is_applied_as_it_is(broker: Program, served: Served, file: Path) -> None:
+    served.answers["ApplyPolicy"] = policy_pb2.ApplyPolicyResponse(version=8, index=90)
+    answer = broker.json("policy", "apply", str(file))
+    assert list(answer) == ["version", "index", "request_id"]
+    assert (answer["version"], answer["index"]) == (8, 90)
+    assert served.last.request.document == DOCUMENT
+    assert not served.last.request.HasField("expected_version")
+    assert "version 8 is in force" in broker("policy", "apply", str(file)).stdout
+
+
+@pytest.mark.parametrize("version", [0, 7])
+def test_an_expected_version_is_sent(broker: Program, served: Served, file: Path, version: int) -> None:
+    served.answers["ApplyPolicy"] = policy_pb2.ApplyPolicyResponse(version=8, index=90)
+    assert broker("policy", "apply", str(file), "--expected-version", str(version)).exit_code == 0
+    assert served.last.request.HasField("expected_version")
+    assert served.last.request.expected_version == version
+
+
+def test_a_policy_that_moved_is_a_failure(broker: Program, served: Served, file: Path) -> None:
+    served.answers["ApplyPolicy"] = PolicyMoved("the policy is at version 8")
+    assert broker("policy", "apply", str(file), "--expected-version", "7").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "failure", [ConfigInvalid("policy", ("policy:3: grants: bad",)), Invalid("policy", "is bad", hint="mend it")]
+)
+def test_a_policy_that_the_broker_refuses_is_a_failure_and_no_usage_error(
+    broker: Program, served: Served, file: Path, failure: Exception
+) -> None:
+    served.answers["ApplyPolicy"] = failure
+    code, error = broker.error("policy", "apply", str(file))
+    assert (code, error["reason"]) == (1, "INVALID")
+    assert "policy.yaml" in error["message"]
+    assert "bad" in error["message"]
+
+
+def test_who_may_not_apply_is_denied(broker: Program, served: Served, file: Path) -> None:
+    served.answers["ApplyPolicy"] = Forbidden("this needs the role admin")
+    assert broker("policy", "apply", str(file), "--as", "acme-ci").exit_code == 3
+
+
+def test_the_policy_is_shown_as_it_was_applied(broker: Program, served: Served) -> None:
+    served.answers["ShowPolicy"] = policy_pb2.ShowPolicyResponse(
+        version=8, document=DOCUMENT, by="admin", applied_at=Timestamp(seconds=1_800_000_000)
+    )
+    assert broker("policy", "show").stdout == DOCUMENT
+    assert broker.json("policy", "show") == {
+        "version": 8,
+        "by": "admin",
+        "applied_at": "2027-01-15T08:00:00Z",
+        "document": DOCUMENT,
+    }
+
+
+def test_no_policy_is_told(broker: Program, served: Served) -> None:
+    served.answers["ShowPolicy"] = policy_pb2.ShowPolicyResponse()
+    result = broker("policy", "show")
+    assert result.stdout == "\n"
+    assert "nothing is allowed" in result.stderr
+    assert broker.json("policy", "show")["applied_at"] is None
