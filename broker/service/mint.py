@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +15,7 @@ from broker.errors import (
     ClockAstray,
     Defect,
     Failure,
+    Forbidden,
     Invalid,
     NotGranted,
     PolicyMoved,
@@ -22,7 +23,7 @@ from broker.errors import (
     SignerUnavailable,
 )
 from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry
-from broker.service.calling import Caller
+from broker.service.calling import Caller, identify
 from broker.service.metering import Meter
 from broker.service.policies import Policies, PolicyInForce
 from broker.service.ports import (
@@ -96,6 +97,7 @@ class Mint:
         self._clock = clock
         self._new_id = new_id
         self._meter = meter
+        self._elsewhere = ThreadPoolExecutor(2, thread_name_prefix="mint-again")
 
     def reserve(self, caller: Caller, asks: Sequence[Ask], request: RequestKey) -> Future[Reserved]:
         """Decide all of `asks` and record them, all or none. Does no I/O itself unless the policy moved.
@@ -150,6 +152,7 @@ class Mint:
         attempts_left: int,
     ) -> None:
         in_force = self._policies.current()
+        _must_still_be_known(caller, in_force)
         now = self._clock.now()
         slips = self._slips(caller, asks, in_force, now)
         drafts = [_draft(slip, now, request) for slip in slips]
@@ -158,19 +161,25 @@ class Mint:
         write = Write(drafts, request=request, expecting=in_force.version, guards=guards)
 
         def settle(done: Future[Appended]) -> None:
+            # This is the ledger's own thread: what reads or writes again must go elsewhere, or it waits for itself.
             try:
                 appended = done.result()
                 if appended.is_repeat:
-                    outcome.set_result(self._repeat(appended, request))
+                    self._elsewhere.submit(self._settle_repeat, appended, request, outcome)
                 else:
                     outcome.set_result(Reserved(tuple(slips)))
             except PolicyMoved:
-                # Rereading does I/O, and this may be the ledger's own thread.
-                self._reattempt(caller, asks, request, outcome, attempts_left)
+                self._elsewhere.submit(self._reattempt, caller, asks, request, outcome, attempts_left)
             except BaseException as failure:  # noqa: BLE001 - a future carries whatever happened
                 outcome.set_exception(failure)
 
         self._ledger.append(write).add_done_callback(settle)
+
+    def _settle_repeat(self, appended: Appended, request: RequestKey, outcome: Future[Reserved]) -> None:
+        try:
+            outcome.set_result(self._repeat(appended, request))
+        except BaseException as failure:  # noqa: BLE001 - a future carries whatever happened
+            outcome.set_exception(failure)
 
     def _reattempt(
         self,
@@ -255,6 +264,12 @@ def _allowed(ask: Ask, in_force: PolicyInForce, position: int | None) -> Allowed
         case Denied(why=why):
             where = "" if position is None else f"specs[{position}]: "
             raise _REFUSALS.get(why.code, NotGranted)(f"{where}{why.detail}", metadata={"rule": why.rule})
+
+
+def _must_still_be_known(caller: Caller, in_force: PolicyInForce) -> None:
+    """The caller was recognised under an earlier policy, perhaps; the mint is decided under this one (P3)."""
+    if identify(caller.principal, in_force, frozenset()) != caller:
+        raise Forbidden(f"the policy no longer knows {caller.principal} as it did", hint="ask an admin")
 
 
 def _invalid(message: str, *, metadata: Mapping[str, str]) -> Failure:

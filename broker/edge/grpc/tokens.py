@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from grpc.aio import ServicerContext
 
+from broker.domain.policy import Role
 from broker.edge.grpc.outermost import CALLER
 from broker.edge.grpc.translate import ask, minted_message, request_key
 from broker.errors import Invalid
@@ -45,6 +46,8 @@ class TokenService(tokens_pb2_grpc.TokenServiceServicer):
         return tokens_pb2.MintBatchResponse(tokens=[minted_message(one) for one in minted])
 
     async def _minted(self, caller: Caller, specs: Sequence[tokens_pb2.TokenSpec], request: RequestKey) -> list[Minted]:
+        # Who may not mint learns nothing about what an ask must look like.
+        caller.must_be(Role.HARNESS)
         asks = [ask(spec, caller.environment) for spec in specs]
         if any(one.run is not None for one in asks):
             await asyncio.to_thread(self._run_models.check, caller, asks)

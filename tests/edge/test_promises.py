@@ -1,0 +1,473 @@
+"""The promises, through the real door of a real process."""
+
+import secrets
+import ssl
+import time
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from google.rpc import status_pb2 as rpc_status
+
+from broker.errors import Revoked, Stale, Untrusted, WrongRealm
+from broker.v1 import policy_pb2, revocations_pb2, runs_pb2, selector_pb2, status_pb2, tokens_pb2
+from tests.served import POLICY, Served, request_id, wait_until
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory):
+    with Served(tmp_path_factory.mktemp("served")) as served:
+        yield served
+
+
+def reason(call):
+    """Return (code, reason) as Google's own library reads them from the trailer."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    trailers = dict(caught.value.trailing_metadata())
+    status = rpc_status.Status.FromString(trailers["grpc-status-details-bin"])
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    assert info.domain == "broker"
+    return caught.value.code(), info.reason
+
+
+def test_p4_a_wider_revocation_does_not_mask_a_narrower_one_and_reinstating_revives_nothing(broker):
+    verifier = broker.verifier()
+    old = broker.mint()
+    wait_until(lambda: accepts(verifier, old.token))
+    broker.revoke(wait=True, partner="acme")
+    assert broker.reinstate(partner="acme").lifted
+    with pytest.raises(Revoked):
+        verifier.verify(old.token, model="mythos")
+    new = broker.mint()
+    wait_until(lambda: accepts(verifier, new.token))
+    broker.revoke(wait=True, token=new.id)
+    # A wider, older-looking revocation of something else masks nothing.
+    broker.revoke(wait=True, user="bob")
+    broker.reinstate(user="bob")
+    for dead in (old, new):
+        with pytest.raises(Revoked):
+            verifier.verify(dead.token, model="mythos")
+    verifier.close()
+
+
+def accepts(verifier, token, model="mythos"):
+    try:
+        verifier.verify(token, model=model)
+    except (Untrusted, Stale):
+        return False
+    return True
+
+
+def test_p3_after_a_revoke_has_returned_no_mint_is_allowed_until_it_is_reinstated(broker):
+    for _ in range(20):
+        broker.revoke(partner="acme")
+        assert reason(broker.mint) == (grpc.StatusCode.PERMISSION_DENIED, "BLOCKED")
+        broker.reinstate(partner="acme")
+        assert broker.mint().token
+
+
+def test_p8_a_token_of_one_realm_is_nothing_in_another(broker):
+    research = broker.verifier("research", "gateway-research")
+    token = broker.mint().token
+    with pytest.raises((Untrusted, WrongRealm)):
+        research.verify(token, model="mythos")
+    research.close()
+
+
+def test_p8_a_verifier_of_one_realm_cannot_listen_to_another(broker):
+    from broker.sdk import Verifier
+
+    wrong = Verifier.connect(
+        broker.endpoint, realm="research", trust=broker.trust("research"), identity=broker.identity("gateway")
+    )
+    with pytest.raises(Stale):
+        wrong.wait_fresh(1.5)
+    wrong.close()
+
+
+def test_p5_a_verifier_that_hears_nothing_stops_within_the_lease_and_recovers(broker):
+    verifier = broker.verifier()
+    token = broker.mint().token
+    wait_until(lambda: accepts(verifier, token))
+    broker.kill()
+    killed = time.monotonic()
+    wait_until(lambda: not accepts(verifier, token), 10)
+    assert time.monotonic() - killed < 3.5
+    broker.start()
+    wait_until(lambda: accepts(verifier, token), 20)
+    verifier.close()
+
+
+def test_p6_waiting_names_each_verifier_that_listened(broker):
+    verifier = broker.verifier()
+    wait_until(lambda: broker.status().ListVerifiers(status_pb2.ListVerifiersRequest(realm="evaluation")).verifiers)
+    events = broker.revoke(wait=True, user="alice")
+    complete = events[-1].complete
+    mine = [one for one in complete.verifiers if one.verifier == "spiffe://lab.example/gateway"]
+    assert mine
+    assert any(one.acknowledged for one in mine)
+    broker.reinstate(user="alice")
+    verifier.close()
+
+
+def test_a_repeated_request_returns_the_first_answer_and_mints_nothing_more(broker):
+    request = tokens_pb2.MintRequest(request_id=request_id(), spec=broker.spec())
+    first = broker.tokens().Mint(request).token
+    size = broker.status().GetStatus(status_pb2.GetStatusRequest()).head
+    again = broker.tokens().Mint(request).token
+    assert (again.id, again.index, again.expires_at) == (first.id, first.index, first.expires_at)
+    assert broker.status().GetStatus(status_pb2.GetStatusRequest()).head == size
+    other = tokens_pb2.MintRequest(request_id=request.request_id, spec=broker.spec(models=["oracle"]))
+    assert reason(lambda: broker.tokens().Mint(other)) == (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_REUSED")
+
+
+def test_p1_a_repeated_request_after_kill_9_returns_a_token_with_the_same_id_that_is_accepted(broker):
+    request = tokens_pb2.MintRequest(request_id=request_id(), spec=broker.spec())
+    first = broker.tokens().Mint(request).token
+    broker.kill()
+    broker.start()
+    wait_until(lambda: broker.status().GetStatus(status_pb2.GetStatusRequest()).minting)
+    again = broker.tokens().Mint(request).token
+    assert (again.id, again.index, again.expires_at) == (first.id, first.index, first.expires_at)
+    verifier = broker.verifier()
+    wait_until(lambda: accepts(verifier, again.token))
+    broker.revoke(wait=True, token=first.id)
+    for token in (first.token, again.token):
+        with pytest.raises(Revoked):
+            verifier.verify(token, model="mythos")
+    verifier.close()
+
+
+def test_closing_a_run_kills_its_tokens_and_ends_minting_in_it(broker):
+    verifier = broker.verifier()
+    opened = (
+        broker.runs()
+        .OpenRun(
+            runs_pb2.OpenRunRequest(request_id=request_id(), realm="evaluation", partner="acme", models=["mythos"])
+        )
+        .run
+    )
+    token = broker.mint(run=opened.id, test="case-7").token
+    wait_until(lambda: accepts(verifier, token))
+    broker.runs().CloseRun(runs_pb2.CloseRunRequest(request_id=request_id(), run=opened.id))
+    with pytest.raises(Revoked):
+        wait_until(lambda: not accepts(verifier, token), 5)
+    assert reason(lambda: broker.mint(run=opened.id)) == (grpc.StatusCode.FAILED_PRECONDITION, "RUN_ENDED")
+    verifier.close()
+
+
+def test_a_token_for_a_model_beyond_its_run_is_refused(broker):
+    opened = (
+        broker.runs()
+        .OpenRun(
+            runs_pb2.OpenRunRequest(request_id=request_id(), realm="evaluation", partner="acme", models=["mythos"])
+        )
+        .run
+    )
+    assert reason(lambda: broker.mint(run=opened.id, models=["oracle"])) == (
+        grpc.StatusCode.PERMISSION_DENIED,
+        "NOT_GRANTED",
+    )
+
+
+def test_p9_a_revoked_signing_key_kills_its_tokens_and_is_replaced(broker):
+    verifier = broker.verifier()
+    token = broker.mint().token
+    wait_until(lambda: accepts(verifier, token))
+    status = broker.status().GetStatus(status_pb2.GetStatusRequest())
+    kid = next(realm.key for realm in status.realms if realm.realm == "evaluation")
+    broker.revoke(wait=True, key=kid)
+    with pytest.raises((Revoked, Untrusted)):
+        verifier.verify(token, model="mythos")
+
+    def renewed():
+        realms = broker.status().GetStatus(status_pb2.GetStatusRequest()).realms
+        return next(realm.key for realm in realms if realm.realm == "evaluation") not in ("", kid)
+
+    wait_until(renewed)
+    fresh = broker.mint().token
+    wait_until(lambda: accepts(verifier, fresh))
+    verifier.close()
+
+
+INVALID = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID")
+DENIED = (grpc.StatusCode.PERMISSION_DENIED, "NOT_GRANTED")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"models": ["unheard-of"]}, DENIED),
+        ({"realm": "production"}, DENIED),
+        ({"user": "mallory"}, DENIED),
+        ({"realm": "research"}, DENIED),
+        ({"models": []}, INVALID),
+        ({"models": ["mythos", "mythos"]}, INVALID),
+        ({"user": ""}, INVALID),
+        ({"user": "Alice"}, INVALID),
+        ({"user": "\u0430lice"}, INVALID),
+        ({"user": "a..b"}, INVALID),
+        ({"user": "a\x00b"}, INVALID),
+        ({"user": "a" * 300}, INVALID),
+        ({"models": ["mythos/../oracle"]}, INVALID),
+        ({"models": ["mythos*"]}, INVALID),
+        ({"test": "case-7"}, INVALID),
+        ({"lifetime": 0}, INVALID),
+        ({"lifetime": -5}, INVALID),
+        ({"lifetime": 3601}, INVALID),
+        ({"lifetime": 10**9}, INVALID),
+    ],
+)
+def test_p7_bad_asks_are_refused_with_a_reason(broker, changes, expected):
+    lifetime = changes.pop("lifetime", None) if "lifetime" in changes else None
+    spec = broker.spec(**changes)
+    if lifetime is not None:
+        spec.lifetime.seconds = lifetime
+    request = tokens_pb2.MintRequest(request_id=request_id(), spec=spec)
+    size = broker.status().GetStatus(status_pb2.GetStatusRequest()).head
+    assert reason(lambda: broker.tokens().Mint(request)) == expected
+    assert broker.status().GetStatus(status_pb2.GetStatusRequest()).head == size
+
+
+@pytest.mark.parametrize("request_id_", ["", "short", "x" * 65, "with space but long enough", "é" * 20])
+def test_p7_a_request_id_of_another_form_is_refused(broker, request_id_):
+    request = tokens_pb2.MintRequest(request_id=request_id_, spec=broker.spec())
+    assert reason(lambda: broker.tokens().Mint(request)) == INVALID
+
+
+@pytest.mark.parametrize("count", [0, 1001])
+def test_a_batch_that_is_empty_or_too_large_is_refused(broker, count):
+    request = tokens_pb2.MintBatchRequest(request_id=request_id(), specs=[broker.spec()] * count)
+    assert reason(lambda: broker.tokens().MintBatch(request)) == INVALID
+
+
+def test_a_batch_is_minted_whole_at_consecutive_indices_or_not_at_all(broker):
+    request = tokens_pb2.MintBatchRequest(request_id=request_id(), specs=[broker.spec()] * 1000)
+    minted = broker.tokens().MintBatch(request, timeout=30).tokens
+    assert [token.index for token in minted] == list(range(minted[0].index, minted[0].index + 1000))
+    assert len({token.id for token in minted}) == 1000
+    size = broker.status().GetStatus(status_pb2.GetStatusRequest()).head
+    spoilt = tokens_pb2.MintBatchRequest(
+        request_id=request_id(), specs=[*[broker.spec()] * 9, broker.spec(user="mallory")]
+    )
+    assert reason(lambda: broker.tokens().MintBatch(spoilt)) == DENIED
+    assert broker.status().GetStatus(status_pb2.GetStatusRequest()).head == size
+
+
+@pytest.mark.parametrize("selector", [{}, {"partner": "ACME"}, {"label": "no-value"}, {"key": "short"}])
+def test_p7_an_empty_or_malformed_selector_is_refused(broker, selector):
+    assert reason(lambda: broker.revoke(**selector)) == INVALID
+
+
+def test_a_whole_realm_is_revoked_only_when_it_is_spelled_out(broker):
+    assert reason(lambda: broker.revoke(realm="research")) == INVALID
+    assert broker.revoke(realm="research", whole_realm=True)[0].committed.blocks
+    assert reason(lambda: broker.mint(realm="research", models=["oracle"]))[1] == "BLOCKED"
+    broker.reinstate(realm="research")
+
+
+def test_a_reason_is_needed_to_revoke(broker):
+    request = revocations_pb2.RevokeRequest(
+        request_id=request_id(), selector=selector_pb2.Selector(partner="acme"), reason="  "
+    )
+    assert reason(lambda: list(broker.revocations().Revoke(request))) == INVALID
+
+
+def test_a_policy_that_names_what_does_not_exist_is_refused_and_the_old_one_stays(broker):
+    before = broker.policies().ShowPolicy(policy_pb2.ShowPolicyRequest())
+    request = policy_pb2.ApplyPolicyRequest(
+        request_id=request_id(), document=POLICY.replace("partner: acme,", "partner: nobody,")
+    )
+    assert reason(lambda: broker.policies().ApplyPolicy(request)) == INVALID
+    assert broker.policies().ShowPolicy(policy_pb2.ShowPolicyRequest()) == before
+
+
+def test_p3_a_policy_is_applied_only_at_the_expected_version(broker):
+    version = broker.policies().ShowPolicy(policy_pb2.ShowPolicyRequest()).version
+    request = policy_pb2.ApplyPolicyRequest(request_id=request_id(), document=POLICY, expected_version=version - 1)
+    assert reason(lambda: broker.policies().ApplyPolicy(request)) == (grpc.StatusCode.ABORTED, "POLICY_MOVED")
+
+
+def test_explain_agrees_with_mint(broker):
+    allowed = broker.policies("acme").Explain(policy_pb2.ExplainRequest(spec=broker.spec()))
+    denied = broker.policies("acme").Explain(policy_pb2.ExplainRequest(spec=broker.spec(user="mallory")))
+    assert allowed.allowed
+    assert allowed.grant == "acme-evaluation"
+    assert not denied.allowed
+    assert denied.rules[-1].detail
+
+
+def test_p12_no_log_ledger_or_metric_holds_any_16_characters_of_a_token(broker):
+    import httpx
+
+    tokens = [broker.mint().token for _ in range(5)]
+    verifier = broker.verifier()
+    for token in tokens:
+        wait_until(lambda token=token: accepts(verifier, token))
+    broker.revoke(wait=True, token="A" * 22)
+    metrics = httpx.get(
+        f"https://127.0.0.1:{broker.http_port}/metrics", verify=ssl.create_default_context(cafile=broker.authority.ca)
+    ).text
+    assert "broker_tokens_minted_total" in metrics
+    places = {"log": broker.log.read_bytes(), "metrics": metrics.encode()}
+    for file in (broker.folder / "data").glob("ledger.db*"):
+        places[file.name] = file.read_bytes()
+    for token in tokens:
+        _, payload, signature = token.split(".")
+        for secret in (payload, signature):
+            for start in range(len(secret) - 15):
+                piece = secret[start : start + 16].encode()
+                for name, data in places.items():
+                    assert piece not in data, name
+    verifier.close()
+
+
+def test_the_jwks_lists_the_keys_that_sign(broker):
+    import httpx
+    import jwt
+
+    token = broker.mint().token
+    url = f"https://127.0.0.1:{broker.http_port}/realms/evaluation/jwks.json"
+
+    def keys():
+        found = jwt.PyJWKSet.from_dict(
+            httpx.get(url, verify=ssl.create_default_context(cafile=broker.authority.ca)).json()
+        )
+        kid = jwt.get_unverified_header(token)["kid"]
+        return next((key for key in found.keys if key.key_id == kid), None)
+
+    key = wait_until(keys)
+    claims = jwt.decode(
+        token, key, algorithms=["ES256"], audience="models.evaluation", issuer="https://broker.example/evaluation"
+    )
+    assert claims["partner"] == "acme"
+
+
+HANDLES = secrets.token_urlsafe(16)
+
+
+def test_a_caller_of_one_partner_can_neither_act_for_nor_see_another(broker):
+    run = (
+        broker.runs("acme")
+        .OpenRun(
+            runs_pb2.OpenRunRequest(request_id=request_id(), realm="evaluation", partner="acme", models=["mythos"])
+        )
+        .run
+    )
+    mine = broker.mint()
+    spec = broker.spec()
+    own = tokens_pb2.TokenSpec(realm="evaluation", partner="globex", user="bob", models=["mythos"])
+    own_in_their_run = tokens_pb2.TokenSpec(
+        realm="evaluation", partner="globex", user="bob", models=["mythos"], run=run.id
+    )
+    rid = request_id
+    walks = {
+        "TokenService/Mint": [
+            lambda s: s.tokens("globex").Mint(tokens_pb2.MintRequest(request_id=rid(), spec=spec)),
+            lambda s: s.tokens("globex").Mint(tokens_pb2.MintRequest(request_id=rid(), spec=own_in_their_run)),
+        ],
+        "TokenService/MintBatch": [
+            lambda s: s.tokens("globex").MintBatch(tokens_pb2.MintBatchRequest(request_id=rid(), specs=[own, spec]))
+        ],
+        "RunService/OpenRun": [
+            lambda s: s.runs("globex").OpenRun(
+                runs_pb2.OpenRunRequest(request_id=rid(), realm="evaluation", partner="acme", models=["mythos"])
+            )
+        ],
+        "RunService/KeepRun": [
+            lambda s: s.runs("globex").KeepRun(runs_pb2.KeepRunRequest(request_id=rid(), run=run.id))
+        ],
+        "RunService/CloseRun": [
+            lambda s: s.runs("globex").CloseRun(runs_pb2.CloseRunRequest(request_id=rid(), run=run.id))
+        ],
+        "RunService/ListRuns": [lambda s: s.runs("globex").ListRuns(runs_pb2.ListRunsRequest(partner="acme"))],
+        "RevocationService/Revoke": [
+            lambda s: list(
+                s.revocations("globex").Revoke(
+                    revocations_pb2.RevokeRequest(request_id=rid(), selector=selector, reason="x")
+                )
+            )
+            for selector in (
+                selector_pb2.Selector(partner="acme"),
+                selector_pb2.Selector(run=run.id),
+                selector_pb2.Selector(token=mine.id),
+            )
+        ],
+        "RevocationService/Reinstate": [
+            lambda s: s.revocations("globex").Reinstate(
+                revocations_pb2.ReinstateRequest(
+                    request_id=rid(), selector=selector_pb2.Selector(partner="acme"), reason="x"
+                )
+            )
+        ],
+        "RevocationService/ListRevocations": [
+            lambda s: s.revocations("globex").ListRevocations(revocations_pb2.ListRevocationsRequest())
+        ],
+        "PolicyService/ShowPolicy": [lambda s: s.policies("globex").ShowPolicy(policy_pb2.ShowPolicyRequest())],
+        "PolicyService/ApplyPolicy": [
+            lambda s: s.policies("globex").ApplyPolicy(policy_pb2.ApplyPolicyRequest(request_id=rid(), document=POLICY))
+        ],
+        "PolicyService/Explain": [lambda s: s.policies("globex").Explain(policy_pb2.ExplainRequest(spec=spec))],
+        "StatusService/GetStatus": [lambda s: s.status("globex").GetStatus(status_pb2.GetStatusRequest())],
+        "StatusService/ListVerifiers": [lambda s: s.status("globex").ListVerifiers(status_pb2.ListVerifiersRequest())],
+    }
+    # Everything that exists is walked, but for what shows no partner (GetTrust) and the feed (its own test).
+    assert set(walks) == every_method() - {"StatusService/GetTrust", "FeedService/Listen"}
+    for name, calls in walks.items():
+        for call in calls:
+            code, _ = reason(lambda call=call: call(broker))
+            assert code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.NOT_FOUND), name
+    assert not broker.runs("globex").ListRuns(runs_pb2.ListRunsRequest()).runs
+    still = broker.runs("acme").ListRuns(runs_pb2.ListRunsRequest()).runs
+    assert next(one for one in still if one.id == run.id).state == runs_pb2.RUN_STATE_OPEN
+
+
+def every_method():
+    from broker.v1 import feed_pb2
+
+    modules = (tokens_pb2, runs_pb2, revocations_pb2, policy_pb2, status_pb2, feed_pb2)
+    return {
+        f"{service.name}/{method.name}"
+        for module in modules
+        for service in module.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    }
+
+
+@pytest.mark.parametrize("name", ["stranger", "gateway"])
+def test_a_principal_without_the_role_is_refused_on_every_method(broker, name):
+    code, _ = reason(lambda: broker.tokens(name).Mint(tokens_pb2.MintRequest(request_id=request_id())))
+    assert code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+    code, _ = reason(lambda: broker.status(name).GetStatus(status_pb2.GetStatusRequest()))
+    assert code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+
+
+def test_a_certificate_of_another_ca_or_none_does_not_get_in(broker, tmp_path):
+    from tests.authority import Authority
+
+    foreign = Authority(tmp_path / "foreign").client("spiffe://lab.example/ops")
+    for credentials in (
+        grpc.ssl_channel_credentials(broker.authority.ca.read_bytes()),
+        grpc.ssl_channel_credentials(
+            broker.authority.ca.read_bytes(), foreign.key.read_bytes(), foreign.certificate.read_bytes()
+        ),
+    ):
+        from broker.v1 import status_pb2_grpc
+
+        with grpc.secure_channel(broker.endpoint, credentials) as channel, pytest.raises(grpc.RpcError) as caught:
+            status_pb2_grpc.StatusServiceStub(channel).GetStatus(status_pb2.GetStatusRequest(), timeout=5)
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+def test_removing_a_principal_from_the_policy_works_on_its_open_connection(broker):
+    stub = broker.tokens("globex")
+    own = tokens_pb2.TokenSpec(realm="evaluation", partner="globex", user="bob", models=["mythos"])
+    assert stub.Mint(tokens_pb2.MintRequest(request_id=request_id(), spec=own)).token.token
+    without = "\n".join(line for line in POLICY.splitlines() if 'globex.example/cluster", role' not in line) + "\n"
+    broker.apply(without)
+    code, _ = reason(lambda: stub.Mint(tokens_pb2.MintRequest(request_id=request_id(), spec=own)))
+    assert code is grpc.StatusCode.UNAUTHENTICATED
+    broker.apply(POLICY)
+    assert stub.Mint(tokens_pb2.MintRequest(request_id=request_id(), spec=own)).token.token

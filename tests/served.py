@@ -1,0 +1,239 @@
+"""A real broker process, `broker serve`, on a throw-away CA, with stubs for each principal."""
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from broker.sdk import Identity, Verifier
+from broker.v1 import (
+    policy_pb2,
+    policy_pb2_grpc,
+    revocations_pb2,
+    revocations_pb2_grpc,
+    runs_pb2_grpc,
+    selector_pb2,
+    status_pb2,
+    status_pb2_grpc,
+    tokens_pb2,
+    tokens_pb2_grpc,
+)
+from tests.authority import Authority
+
+BROKER = Path(sys.executable).with_name("broker")
+ADMIN = "spiffe://lab.example/ops"
+PRINCIPALS = {
+    "admin": ADMIN,
+    "auditor": "spiffe://lab.example/audit",
+    "acme": "spiffe://acme.example/ci",
+    "globex": "spiffe://globex.example/cluster",
+    "gateway": "spiffe://lab.example/gateway",
+    "gateway-research": "spiffe://lab.example/gateway-research",
+    "stranger": "spiffe://stranger.example/ci",
+}
+POLICY = """\
+version: 1
+realms:
+  evaluation: {issuer: "https://broker.example/evaluation", audience: models.evaluation, max_ttl: 1h, lease: 3s, heartbeat: 1s}
+  research: {issuer: "https://broker.example/research", audience: models.research, max_ttl: 1h, lease: 3s, heartbeat: 1s}
+models: [mythos, oracle]
+partners:
+  acme:
+    labels: {jurisdiction: us}
+    users: [alice]
+    workloads: [nightly]
+    environments: {acme-ci: {certificate: "spiffe://acme.example/ci"}}
+  globex:
+    users: [bob]
+    environments: {globex-cluster: {certificate: "spiffe://globex.example/cluster"}}
+grants:
+  - {id: acme-evaluation, partner: acme, realm: evaluation, models: [mythos, oracle], environments: [acme-ci], users: [alice], workloads: [nightly], ttl: {default: 10m, max: 1h}}
+  - {id: acme-research, partner: acme, realm: research, models: [oracle], environments: [acme-ci], users: [alice], ttl: {default: 10m, max: 1h}}
+  - {id: globex-evaluation, partner: globex, realm: evaluation, models: [mythos], environments: [globex-cluster], users: [bob], ttl: {default: 10m, max: 30m}}
+principals:
+  - {id: "spiffe://lab.example/ops", role: admin}
+  - {id: "spiffe://lab.example/audit", role: auditor}
+  - {id: "spiffe://acme.example/ci", role: harness, partner: acme}
+  - {id: "spiffe://globex.example/cluster", role: harness, partner: globex}
+  - {id: "spiffe://lab.example/gateway", role: verifier, realm: evaluation}
+  - {id: "spiffe://lab.example/gateway-research", role: verifier, realm: research}
+"""
+
+
+def request_id() -> str:
+    return secrets.token_urlsafe(16)
+
+
+def wait_until(condition: Callable[[], Any], timeout_s: float = 15.0) -> Any:
+    """Return what `condition` returns once it is true. Fails when the time is over."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s} s: {condition}")
+        time.sleep(0.01)
+    return found
+
+
+class Served:
+    """One broker process and everybody's papers. Use as a context manager; `kill` and `start` as often as needed."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        policy: str | None = POLICY,
+        store: str = "",
+        keys: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.authority = Authority(folder / "ca")
+        self.server = self.authority.server()
+        self.papers = {name: self.authority.client(uri, name=name) for name, uri in PRINCIPALS.items()}
+        self.log = folder / "broker.log"
+        self.port = 0
+        self.http_port = 0
+        self._policy = policy
+        self._environment = dict(environment or {})
+        self._channels: list[grpc.Channel] = []
+        self.process: subprocess.Popen[str] | None = None
+        (folder / "passphrase").write_text("not a secret in a test")
+        keys = keys or f'[keys]\nmode = "local"\npassphrase_file = "{folder / "passphrase"}"\n'
+        self._config = f"""
+[server]
+listen = "127.0.0.1:PORT"
+http_listen = "127.0.0.1:HTTP"
+data_dir = "{folder / "data"}"
+admins = ["{ADMIN}"]
+[tls]
+cert = "{self.server.certificate}"
+key = "{self.server.key}"
+client_ca = "{self.authority.ca}"
+[store]
+{store}
+{keys}
+[log]
+level = "debug"
+"""
+
+    def __enter__(self) -> "Served":
+        self.start()
+        if self._policy is not None:
+            self.apply(self._policy)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for channel in self._channels:
+            channel.close()
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(10)
+
+    def start(self) -> None:
+        """Start the process, on the ports it had before, and wait until it is ready."""
+        config = self.folder / "broker.toml"
+        config.write_text(self._config.replace("PORT", str(self.port)).replace("HTTP", str(self.http_port)))
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                [BROKER, "serve", "--config", config],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={"PATH": os.environ["PATH"], "HOME": str(self.folder), **self._environment},
+            )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert "broker is ready" in line, self.log.read_text()[-3000:]
+        # Nothing more is read from it; an open pipe would outlive the process.
+        self.process.stdout.close()
+        words = line.split()
+        self.port, self.http_port = int(words[5]), int(words[8])
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    @property
+    def endpoint(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def identity(self, name: str) -> Identity:
+        papers = self.papers[name]
+        return Identity(certificate=papers.certificate, key=papers.key, ca=papers.ca)
+
+    def channel(self, name: str) -> grpc.Channel:
+        channel = grpc.secure_channel(self.endpoint, self.identity(name).credentials())
+        self._channels.append(channel)
+        return channel
+
+    def tokens(self, name: str = "acme") -> Any:
+        return tokens_pb2_grpc.TokenServiceStub(self.channel(name))
+
+    def runs(self, name: str = "acme") -> Any:
+        return runs_pb2_grpc.RunServiceStub(self.channel(name))
+
+    def revocations(self, name: str = "admin") -> Any:
+        return revocations_pb2_grpc.RevocationServiceStub(self.channel(name))
+
+    def policies(self, name: str = "admin") -> Any:
+        return policy_pb2_grpc.PolicyServiceStub(self.channel(name))
+
+    def status(self, name: str = "admin") -> Any:
+        return status_pb2_grpc.StatusServiceStub(self.channel(name))
+
+    def apply(self, document: str) -> Any:
+        answer = self.policies().ApplyPolicy(
+            policy_pb2.ApplyPolicyRequest(request_id=request_id(), document=document), timeout=10
+        )
+        wait_until(lambda: self.status().GetStatus(status_pb2.GetStatusRequest(), timeout=10).minting)
+        return answer
+
+    def spec(self, **changes: Any) -> tokens_pb2.TokenSpec:
+        return tokens_pb2.TokenSpec(
+            **{"realm": "evaluation", "partner": "acme", "user": "alice", "models": ["mythos"], **changes}
+        )
+
+    def mint(self, name: str = "acme", **changes: Any) -> tokens_pb2.MintedToken:
+        request = tokens_pb2.MintRequest(request_id=request_id(), spec=self.spec(**changes))
+        return self.tokens(name).Mint(request, timeout=10).token
+
+    def revoke(self, *, wait: bool = False, whole_realm: bool = False, **selector: str) -> list[Any]:
+        request = revocations_pb2.RevokeRequest(
+            request_id=request_id(),
+            selector=selector_pb2.Selector(**selector),
+            reason="a test",
+            wait=wait,
+            whole_realm=whole_realm,
+        )
+        return list(self.revocations().Revoke(request, timeout=30))
+
+    def reinstate(self, **selector: str) -> Any:
+        request = revocations_pb2.ReinstateRequest(
+            request_id=request_id(), selector=selector_pb2.Selector(**selector), reason="a test"
+        )
+        return self.revocations().Reinstate(request, timeout=10)
+
+    def trust(self, realm: str = "evaluation") -> Path:
+        document = self.status().GetTrust(status_pb2.GetTrustRequest(realm=realm), timeout=10).document
+        path = self.folder / f"trust-{realm}.json"
+        path.write_text(document)
+        return path
+
+    def verifier(self, realm: str = "evaluation", name: str = "gateway", **options: Any) -> Verifier:
+        verifier = Verifier.connect(
+            self.endpoint, realm=realm, trust=self.trust(realm), identity=self.identity(name), **options
+        )
+        verifier.wait_fresh(10)
+        return verifier
