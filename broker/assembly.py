@@ -44,7 +44,7 @@ from broker.service.publish import Publisher
 from broker.service.revoke import Reinstate, Revocations, Revoke
 from broker.service.runs import RunModels, Runs
 from broker.token.jws import b64url
-from broker.token.keys import Purpose
+from broker.token.keys import Purpose, plain_certificate
 
 log = logging.getLogger("broker")
 
@@ -325,7 +325,7 @@ class Broker:
         self, realm: str, purpose: Purpose, kid: str, certificate: str, expires_at: datetime
     ) -> None:
         at = self._parts.clock.now()
-        body = {"realm": realm, "purpose": purpose.value, "kid": kid, "certificate": certificate}
+        body = {"realm": realm, "purpose": purpose.value, "kid": kid, "certificate": plain_certificate(certificate)}
         self.ledger.append(
             Write(
                 [lambda index: encode_entry(Entry(index, Kind.KEY_CERTIFIED, at, "broker", body))],

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from broker.errors import Invalid, Malformed, Untrusted
 from broker.token.identifiers import identifier
-from broker.token.jws import b64url, parse_jws, signing_input, strict_json, unb64url
+from broker.token.jws import assemble, b64url, parse_jws, signing_input, strict_json, unb64url
 
 CERTIFICATE_TYP = "key-certificate+jwt"
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
@@ -180,6 +180,22 @@ def check_certificate(text: str, trust: RealmTrust, purpose: Purpose) -> Trusted
     if thumbprint(claims["jwk"]) != claims["sub"]:
         raise Untrusted("the certificate names another key")
     return TrustedKey(claims["sub"], trust.realm, purpose, key, *times)
+
+
+def plain_certificate(text: str) -> dict[str, str]:
+    """Return a certificate's parts as records keep them; `compact_certificate` is the inverse.
+
+    Kept in plain, so that no record holds text that looks like a piece of a token (P12): a search for
+    leaked tokens must find nothing at all.
+    """
+    jws = parse_jws(text, typ=CERTIFICATE_TYP)
+    return {"kid": jws.kid, "payload": jws.payload.decode("utf-8"), "signature": jws.signature.hex()}
+
+
+def compact_certificate(plain: Mapping[str, str]) -> str:
+    """Return the compact JWS of a certificate's parts."""
+    message = certificate_signing_input(plain["kid"], plain["payload"].encode("utf-8"))
+    return assemble(message, bytes.fromhex(plain["signature"]))
 
 
 def parse_trust(document: str) -> dict[str, RealmTrust]:

@@ -315,12 +315,10 @@ def test_p12_no_log_ledger_or_metric_holds_any_16_characters_of_a_token(broker):
     for file in (broker.folder / "data").glob("ledger.db*"):
         places[file.name] = file.read_bytes()
     for token in tokens:
-        _, payload, signature = token.split(".")
-        for secret in (payload, signature):
-            for start in range(len(secret) - 15):
-                piece = secret[start : start + 16].encode()
-                for name, data in places.items():
-                    assert piece not in data, name
+        for start in range(len(token) - 15):
+            piece = token[start : start + 16].encode()
+            for name, data in places.items():
+                assert piece not in data, (name, start)
     verifier.close()
 
 
@@ -384,7 +382,7 @@ def test_a_caller_of_one_partner_can_neither_act_for_nor_see_another(broker):
         ],
         "RunService/ListRuns": [lambda s: s.runs("globex").ListRuns(runs_pb2.ListRunsRequest(partner="acme"))],
         "RevocationService/Revoke": [
-            lambda s: list(
+            lambda s, selector=selector: list(
                 s.revocations("globex").Revoke(
                     revocations_pb2.RevokeRequest(request_id=rid(), selector=selector, reason="x")
                 )

@@ -21,6 +21,7 @@ from broker.service.ports import (
     RunKept,
     RunOpened,
 )
+from broker.token.keys import plain_certificate
 from broker.token.revocation import Dimension, Selector
 
 _RUN_SHAPE = {Dimension.RUN, Dimension.REALM, Dimension.PARTNER}
@@ -99,7 +100,7 @@ def apply(connection: Connection, effect: Effect, index: int, version: int) -> b
                     realm=realm,
                     purpose=purpose.value,
                     kid=kid,
-                    certificate=certificate,
+                    certificate=json.dumps(plain_certificate(certificate)),
                     expires_at_ms=ms(expires_at),
                 )
             )

@@ -32,7 +32,7 @@ from broker.service.ports import (
     RunRecord,
     Write,
 )
-from broker.token.keys import Purpose
+from broker.token.keys import Purpose, compact_certificate
 from broker.token.revocation import Selector
 
 DEFAULT_HEADROOM_BYTES = 16 << 20
@@ -110,7 +110,7 @@ class SqlLedger:
                         row.realm,
                         Purpose(row.purpose),
                         row.kid,
-                        row.certificate,
+                        compact_certificate(json.loads(row.certificate)),
                         instant(row.expires_at_ms),
                     )
                     for row in connection.execute(new_certificates)
