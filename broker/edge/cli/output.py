@@ -30,7 +30,11 @@ class Output:
         elif isinstance(text, str):
             click.echo(text)
         else:
-            console(sys.stdout).print(text)
+            target = console(sys.stdout)
+            with target.capture() as captured:
+                target.print(text)
+            # Cells are padded to their column's width; what a script reads shall not end in blanks.
+            click.echo("\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n")))
 
     def note(self, text: str) -> None:
         """Say something beside the result, to people only."""
@@ -50,7 +54,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     """Return a table; its cells are shown as they are, without markup."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        made.add_column(column, no_wrap=True, overflow="fold")
+        made.add_column(column, overflow="fold")
     for row in rows:
         made.add_row(*(Text(plain(cell)) for cell in row))
     return made

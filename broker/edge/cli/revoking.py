@@ -101,13 +101,14 @@ def revoke(
 
 def _watch(events: Iterable[pb.RevokeResponse], watched: Watched, waiting: Output | None) -> None:
     """Take all events in. Whoever is `waiting` is told of the commit at once: from there on, Ctrl-C undoes nothing."""
+    rest = iter(events)
+    while watched.committed is None and (event := next(rest, None)) is not None:
+        watched.take(event)
+    if waiting is not None and watched.committed is not None:
+        waiting.note(f"revoked at index {watched.committed.index}; waiting until no verifier accepts a matching token")
     with _live(watched, show=waiting is not None and not waiting.as_json) as update:
-        for event in events:
+        for event in rest:
             watched.take(event)
-            if waiting is not None and event.HasField("committed"):
-                waiting.note(
-                    f"revoked at index {event.committed.index}; waiting until no verifier accepts a matching token"
-                )
             update()
 
 

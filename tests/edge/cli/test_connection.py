@@ -247,6 +247,7 @@ def test_a_broker_that_hangs_is_given_up_at_the_deadline(broker: Program, served
     code, error = broker.error("status", "--deadline", "1s")
     assert code == 1
     assert error["reason"] == "UNREACHABLE"
+    assert "Deadline" in error["message"]
 
 
 def test_an_answer_of_no_broker_is_understood_by_its_code(broker: Program, served: Served) -> None:

@@ -163,6 +163,17 @@ def test_waiting_that_ends_early_fails_but_says_what_holds(broker: Program, serv
     assert "0123456789abcdef" in error["hint"]
 
 
+@pytest.mark.parametrize("limit", [("--deadline", "1s"), ("--wait", "--timeout", "1s", "--deadline", "1h")])
+def test_a_commit_that_does_not_come_is_given_up_in_time(
+    broker: Program, served: Served, limit: tuple[str, ...]
+) -> None:
+    served.answers["Revoke"] = [Hang()]
+    code, error = broker.error(*REVOKE, *limit, "--request-id", "0123456789abcdef")
+    assert (code, error["reason"]) == (1, "UNREACHABLE")
+    assert "Deadline" in error["message"]
+    assert "0123456789abcdef" in error["hint"]
+
+
 def test_without_waiting_what_follows_the_commit_does_not_matter(broker: Program, served: Served) -> None:
     served.answers["Revoke"] = [COMMITTED, grpc.StatusCode.UNAVAILABLE]
     assert broker(*REVOKE).exit_code == 0

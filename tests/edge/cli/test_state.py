@@ -71,6 +71,7 @@ def test_verifiers_are_listed_one_to_a_line_and_uncut(broker: Program, served: S
     served.answers["ListVerifiers"] = VERIFIERS
     lines = broker("verifiers").stdout.splitlines()
     assert len(lines) == 2
+    assert lines == [line.rstrip() for line in lines]
     assert "a-verifier-with-a-name-that-is-longer-than-a-terminal-is-wide" in lines[1]
     assert "250 ms" in lines[1]
     assert "[red]a delta[/red]\\nfrom 7" in lines[1]

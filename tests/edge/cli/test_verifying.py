@@ -104,8 +104,9 @@ def test_a_token_of_another_realm_is_denied(broker: Program) -> None:
     assert (code, error["reason"]) == (3, "UNTRUSTED")
 
 
-def test_two_tokens_are_not_one(broker: Program, realm: Realm) -> None:
-    assert broker(*VERIFY, stdin=f"{realm.token()}\n{realm.token()}\n").exit_code == 3
+@pytest.mark.parametrize("gap", ["\n", " " * 20_000])
+def test_two_tokens_are_not_one(broker: Program, realm: Realm, gap: str) -> None:
+    assert broker(*VERIFY, stdin=f"{realm.token()}{gap}{realm.token()}\n").exit_code == 3
 
 
 @pytest.mark.parametrize("model", ["nothing", "MYTHOS", "mythos ", "mythos@@", "*"])
