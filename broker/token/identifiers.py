@@ -1,10 +1,13 @@
 """The spelling of names. They are compared as bytes, so only one spelling of each is let in."""
 
 import re
+from functools import lru_cache
 
 from broker.errors import Invalid
 
 MAX_IDENTIFIER_BYTES = 128
+# The same few names come with every token; what was found good once is good for ever.
+_REMEMBERED = 4096
 MAX_URI_BYTES = 512
 
 # `.` beside `.` is refused for those who put names into paths.
@@ -17,6 +20,7 @@ _OPAQUE = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
 _RULE = "use 1 to 128 of a-z 0-9 . _ -, beginning and ending with a letter or digit, without '..'"
 
 
+@lru_cache(_REMEMBERED)
 def identifier(field: str, text: str) -> str:
     """Return `text` if it is an identifier. Raises Invalid naming `field`."""
     if not _IDENTIFIER.fullmatch(text):
@@ -24,6 +28,7 @@ def identifier(field: str, text: str) -> str:
     return text
 
 
+@lru_cache(_REMEMBERED)
 def model_name(field: str, text: str) -> str:
     """Return `text` if it is `name` or `name@instance`. Raises Invalid naming `field`."""
     name, at, instance = text.partition("@")
@@ -32,6 +37,7 @@ def model_name(field: str, text: str) -> str:
     return text
 
 
+@lru_cache(_REMEMBERED)
 def label(field: str, text: str) -> str:
     """Return `text` if it is `name=value`. Raises Invalid naming `field`."""
     name, _, value = text.partition("=")
@@ -40,6 +46,7 @@ def label(field: str, text: str) -> str:
     return text
 
 
+@lru_cache(_REMEMBERED)
 def principal_uri(field: str, text: str) -> str:
     """Return `text` if it is a SPIFFE ID with a path. Raises Invalid naming `field`."""
     if len(text) > MAX_URI_BYTES or not _PRINCIPAL.fullmatch(text):

@@ -11,11 +11,10 @@ from broker.errors import Malformed
 MAX_TOKEN_BYTES = 8192
 MAX_SAFE_INT = 2**53 - 1
 MAX_JSON_DEPTH = 8
+SEGMENTS = 3
 SIGNATURE_CHARS = 86  # 64 bytes
 
-# RFC 8725bis §3.14: anything but these characters is not a JWT. Three segments, none of them empty.
-_COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]{86})", re.ASCII)
-_KID = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
+_HEADER = re.compile(rb'\{"alg":"ES256","kid":"([A-Za-z0-9_-]{43})","typ":"([a-z+-]+)"\}')
 _DEPTH = re.compile(rb'"[^"]*"|[\[{]|[\]}]')
 
 
@@ -27,11 +26,6 @@ class ParsedJws:
     payload: bytes
     signing_input: bytes
     signature: bytes
-
-
-def header_segment(typ: str, kid: str) -> str:
-    """Return the one header that a JWS of this type and key can have, encoded."""
-    return b64url(f'{{"alg":"ES256","kid":"{kid}","typ":"{typ}"}}'.encode())
 
 
 def parse_jws(text: str, *, typ: str, max_bytes: int = MAX_TOKEN_BYTES) -> ParsedJws:
@@ -46,27 +40,28 @@ def parse_jws(text: str, *, typ: str, max_bytes: int = MAX_TOKEN_BYTES) -> Parse
     """
     if len(text) > max_bytes:
         raise Malformed(f"longer than {max_bytes} bytes")
-    match = _COMPACT.fullmatch(text)
-    if match is None:
+    # RFC 8725bis §3.14: letters, digits, `-`, `_` and two dots; anything else is not a JWT.
+    data = _ascii(text)
+    segments = data.split(b".", 3)
+    if len(segments) != SEGMENTS or not segments[1] or len(segments[2]) != SIGNATURE_CHARS:
         raise Malformed("not three base64url segments with a 64-byte signature")
-    header, payload, signature = match.groups()
-    kid = _kid(header, typ)
-    return ParsedJws(kid, unb64url(payload), text[: match.start(3) - 1].encode("ascii"), unb64url(signature))
+    kid = _kid(_decoded(segments[0]), typ)
+    return ParsedJws(kid, _decoded(segments[1]), data[: -SIGNATURE_CHARS - 1], _decoded(segments[2]))
 
 
-def _kid(header: str, typ: str) -> str:
-    unverified = unb64url(header)
-    prefix = b'{"alg":"ES256","kid":"'
-    kid = unverified[len(prefix) : len(prefix) + 43].decode("ascii", "replace")
+def _kid(unverified: bytes, typ: str) -> str:
+    # base64url has one spelling here, so comparing what it decodes to compares the header itself.
+    match = _HEADER.fullmatch(unverified)
     # RFC 9068 §4 and RFC 8725 §3.11: another `typ` is another kind of token, before a claim is read.
-    if not _KID.fullmatch(kid) or header != header_segment(typ, kid):
+    if match is None or match[2] != typ.encode("ascii"):
         raise Malformed(f"header is not exactly alg ES256, kid and typ {typ}")
-    return kid
+    return match[1].decode("ascii")
 
 
 def signing_input(*, typ: str, kid: str, payload: bytes) -> bytes:
     """Return what is signed: header and payload segments joined by a dot."""
-    return f"{header_segment(typ, kid)}.{b64url(payload)}".encode("ascii")
+    header = f'{{"alg":"ES256","kid":"{kid}","typ":"{typ}"}}'.encode("ascii")
+    return f"{b64url(header)}.{b64url(payload)}".encode("ascii")
 
 
 def assemble(signing_input: bytes, signature: bytes) -> str:
@@ -81,16 +76,27 @@ def b64url(data: bytes) -> str:
 
 def unb64url(text: str) -> bytes:
     """Decode the one spelling that `b64url` makes. Raises Malformed."""
-    if len(text) % 4 == 1 or "+" in text or "/" in text or "=" in text:
-        raise Malformed("not base64url")
+    return _decoded(_ascii(text))
+
+
+def _ascii(text: str) -> bytes:
     try:
-        data = binascii.a2b_base64(text.translate(_FROM_URL) + "==="[: -len(text) % 4], strict_mode=True)
-    except (binascii.Error, ValueError) as bad:
-        raise Malformed("not base64url") from bad
+        return text.encode("ascii")
+    except UnicodeEncodeError:
+        # Without the cause: it would hold the whole text (P12).
+        raise Malformed("not base64url") from None
+
+
+def _decoded(text: bytes) -> bytes:
+    over = len(text) % 4
     # The bits that the last character has too many must be zero, or one token would have many spellings.
-    if len(text) % 4 and b64url(data[-(len(data) % 3) :])[-1] != text[-1]:
+    if over and (over == 1 or text[-1] not in _LAST[over]):
         raise Malformed("not the canonical base64url")
-    return data
+    try:
+        # Strict: what `_FROM_URL` leaves outside the standard alphabet is refused and not passed over.
+        return binascii.a2b_base64(text.translate(_FROM_URL) + _PADDING[over], strict_mode=True)
+    except binascii.Error:
+        raise Malformed("not base64url") from None
 
 
 def strict_json(data: bytes) -> Any:
@@ -147,4 +153,7 @@ _DECODER = json.JSONDecoder(
     object_pairs_hook=_object, parse_float=_no_number, parse_int=_integer, parse_constant=_no_number
 )
 _TO_URL = bytes.maketrans(b"+/", b"-_")
-_FROM_URL = str.maketrans("-_", "+/")
+# The standard alphabet's own `+` and `/`, and padding, become what the decoder refuses.
+_FROM_URL = bytes.maketrans(b"-_+/=", b"+/\0\0\0")
+_PADDING = (b"", b"", b"==", b"=")
+_LAST = (b"", b"", b"AQgw", b"AEIMQUYcgkosw048")
