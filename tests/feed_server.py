@@ -75,7 +75,7 @@ class FeedServer:
 
     @property
     def endpoint(self) -> str:
-        return f"localhost:{self.port}"
+        return f"127.0.0.1:{self.port}"
 
     def start(self) -> None:
         """Listen, on the port of last time if there was one."""
@@ -162,7 +162,7 @@ class FeedServer:
             root_certificates=self._issued.ca.read_bytes(),
             require_client_auth=True,
         )
-        self.port = self._server.add_secure_port(f"localhost:{self.port}", credentials)
+        self.port = self._server.add_secure_port(f"127.0.0.1:{self.port}", credentials)
         await self._server.start()
         self._beating = asyncio.create_task(self._beat())
 
@@ -202,7 +202,7 @@ class FeedServer:
     ) -> AsyncIterator[bytes]:
         first = await anext(aiter(requests))
         listening = Listening(first.hello, asyncio.Queue())
-        listening.peer = str(context.auth_context().get("peer_spiffe_id", [b""])[0])
+        listening.peer = next(iter(context.auth_context().get("peer_spiffe_id", ())), b"").decode()
         self.streams.append(listening)
         if self.sends_snapshot:
             listening.queue.put_nowait(self.snapshot())

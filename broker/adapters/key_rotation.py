@@ -1,9 +1,11 @@
 """Certified keys that sign in turn: the next is published before the last one ends."""
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from broker.errors import Failure, SignerUnavailable
 from broker.service.metering import Meter
@@ -18,6 +20,8 @@ from broker.token.keys import (
     check_certificate,
     thumbprint,
 )
+
+log = logging.getLogger("broker.keys")
 
 # A verifier judges `iat` by whole seconds of some broker's clock, and a request may be repeated a little later.
 BACKDATE = timedelta(seconds=60)
@@ -43,12 +47,20 @@ class Lifetimes:
 @dataclass(frozen=True, slots=True)
 class _Held:
     key: SigningKey
+    realm: RealmKeys
     signs_from: datetime
     renew_at: datetime
     made_at: datetime
 
 
-MakeKey = Callable[[str, Purpose, Callable[[Jwk], str], datetime], SigningKey]
+class Certify(Protocol):
+    """Has a public key certified and returns the certificate. `since`: it signed from then on, if that is earlier."""
+
+    def __call__(self, jwk: Jwk, since: datetime | None = None, /) -> str:
+        """Raises SignerUnavailable."""
+
+
+MakeKey = Callable[[str, Purpose, Certify, datetime], SigningKey]
 """Makes a key for a realm and purpose: gets a function that certifies a public key, and `signs_until`."""
 
 
@@ -83,7 +95,11 @@ class KeyRotation:
         self._held: Mapping[Slot, tuple[_Held, ...]] = {}
         self._trusts: Mapping[str, RealmTrust] = {}
         self._problem = ""
+        self._forgotten: frozenset[str] = frozenset()
+        # One rotation at a time. Held while the root is asked, which may hang.
         self._turn = threading.Lock()
+        # For what is held and forgotten. Never held while anybody is asked: who forgets is the feed.
+        self._state = threading.Lock()
         self._wake = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="key-rotation", daemon=True)
@@ -112,25 +128,32 @@ class KeyRotation:
         return trust
 
     def forget(self, kids: Iterable[str]) -> None:
-        """Stop using revoked keys at once and have them replaced."""
-        gone = frozenset(kids)
-        with self._turn:
+        """Stop using revoked keys at once and have them replaced. Never waits for the root."""
+        with self._state:
+            self._forgotten |= frozenset(kids)
             self._held = {
-                slot: tuple(one for one in held if one.key.kid not in gone) for slot, held in self._held.items()
+                slot: tuple(one for one in held if one.key.kid not in self._forgotten)
+                for slot, held in self._held.items()
             }
         self._wake.set()
 
     def rotate(self) -> None:
         """Certify what is missing or due. What fails is tried again later; the others go on."""
         with self._turn:
-            self._problem = ""
+            problem = ""
             now = self._clock.now()
+            self._drop_ended(now)
             for realm in self._realms():
                 for purpose in self._purposes:
                     try:
                         self._look_after(realm, purpose, now)
                     except Failure as failure:
-                        self._problem = failure.message
+                        problem = failure.message
+                    except Exception:
+                        # A defect with one key must not end the rotation of all others.
+                        log.exception("a key could not be rotated")
+                        problem = "a defect in the broker"
+            self._problem = problem
 
     def close(self) -> None:
         """Forget all keys."""
@@ -138,7 +161,8 @@ class KeyRotation:
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(timeout=10)
-        self._held = {}
+        with self._state:
+            self._held = {}
 
     def wake(self) -> None:
         """Look again soon: realms may have changed."""
@@ -151,19 +175,29 @@ class KeyRotation:
             if not self._closing:
                 self.rotate()
 
+    def _drop_ended(self, now: datetime) -> None:
+        # The private half goes when it may no longer sign, also that of a realm which the policy names no more.
+        with self._state:
+            self._held = {
+                slot: kept
+                for slot, held in self._held.items()
+                if (kept := tuple(one for one in held if one.key.signs_until > now))
+            }
+
     def _look_after(self, realm: RealmKeys, purpose: Purpose, now: datetime) -> None:
         slot = (realm.realm, purpose)
-        # The private half goes when it may no longer sign.
-        held = tuple(one for one in self._held.get(slot, ()) if one.key.signs_until > now)
-        if held:
-            self._meter.key_age(realm.realm, purpose.value, (now - held[-1].made_at).total_seconds())
-        if held and held[-1].renew_at > now and realm.realm in self._trusts:
-            self._held = {**self._held, slot: held}
-            return
-        self._held = {**self._held, slot: held}
+        newest = next(iter(self._held.get(slot, ())[-1:]), None)
+        if newest is not None:
+            self._meter.key_age(realm.realm, purpose.value, (now - newest.made_at).total_seconds())
+            # A certificate names the realm's issuer and covers its longest token: it ends when they change.
+            if newest.renew_at > now and newest.realm == realm and realm.realm in self._trusts:
+                return
         trust = self._trust(realm)
-        made = self._certified(realm, trust, purpose, now, is_first=not held)
-        self._held = {**self._held, slot: (*held, made)}
+        is_urgent = newest is None or newest.realm != realm
+        made = self._certified(realm, trust, purpose, now, is_urgent=is_urgent)
+        with self._state:
+            if made.key.kid not in self._forgotten and not self._closing:
+                self._held = {**self._held, slot: (*self._held.get(slot, ()), made)}
 
     def _trust(self, realm: RealmKeys) -> RealmTrust:
         trust = RealmTrust(realm.realm, realm.issuer, realm.audience, tuple(self._root.public_jwk(realm.realm)))
@@ -171,19 +205,20 @@ class KeyRotation:
         return trust
 
     def _certified(
-        self, realm: RealmKeys, trust: RealmTrust, purpose: Purpose, now: datetime, *, is_first: bool
+        self, realm: RealmKeys, trust: RealmTrust, purpose: Purpose, now: datetime, *, is_urgent: bool
     ) -> _Held:
         life = self._lifetimes.of(purpose)
         signs_until = now + life
         # A token key vouches for its tokens as long as they can live.
         expires = signs_until + (timedelta(seconds=realm.max_ttl_s) if purpose is Purpose.TOKEN else timedelta())
 
-        def certify(jwk: Jwk) -> str:
+        def certify(jwk: Jwk, since: datetime | None = None, /) -> str:
+            not_before = now - BACKDATE
             payload = certificate_payload(
                 trust,
                 purpose,
                 jwk,
-                not_before=int((now - BACKDATE).timestamp()),
+                not_before=int(min(not_before, since or not_before).timestamp()),
                 signs_until=int(signs_until.timestamp()),
                 expires=int(expires.timestamp()) + 1,
             )
@@ -198,5 +233,7 @@ class KeyRotation:
             return certificate
 
         key = self._make(realm.realm, purpose, certify, signs_until)
+        if key.kid in self._forgotten:
+            raise SignerUnavailable(f"the token key of realm {realm.realm} is revoked; rotate it in Vault")
         self._publish(realm.realm, purpose, key.kid, key.certificate, expires + timedelta(seconds=1))
-        return _Held(key, now if is_first else now + SETTLE, now + life / 2, now)
+        return _Held(key, realm, now if is_urgent else now + SETTLE, now + life / 2, now)

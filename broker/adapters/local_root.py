@@ -15,6 +15,7 @@ from broker.token.keys import public_jwk, raw_signature, thumbprint
 
 _ES256 = ec.ECDSA(hashes.SHA256())
 _OTHERS = 0o077
+_OTHERS_WRITE = 0o022
 
 
 class LocalRoot:
@@ -68,14 +69,23 @@ class LocalRoot:
         )
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_secret(path, pem)
+            if self._folder.stat().st_mode & _OTHERS_WRITE:
+                raise SignerUnavailable(f"{self._folder} can be changed by others", hint=f"chmod 700 {self._folder}")
+            write_secret(path, pem, must_be_new=True)
+        except FileExistsError:
+            # Another broker made it meanwhile; two root keys would be one too many.
+            return self._load(path)
         except OSError as problem:
             raise SignerUnavailable(f"{path} cannot be written: {problem.strerror}") from problem
         return key
 
 
-def write_secret(path: Path, data: bytes) -> None:
-    """Write a file of mode 0600 that is whole or not there, also after a power cut. Raises OSError."""
+def write_secret(path: Path, data: bytes, *, must_be_new: bool = False) -> None:
+    """Write a file of mode 0600 that is whole or not there, also after a power cut.
+
+    Raises:
+        OSError: Nothing was written; FileExistsError if it must be new and is not.
+    """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -83,7 +93,11 @@ def write_secret(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        draft.replace(path)
+        if must_be_new:
+            os.link(draft, path)
+            draft.unlink()
+        else:
+            draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise

@@ -11,19 +11,26 @@ from broker.errors import (
     Untrusted,
     WrongRealm,
 )
+from broker.sdk.asking import Minted, Spec
+from broker.sdk.async_client import AsyncClient
+from broker.sdk.client import Client
 from broker.sdk.identity import Identity
 from broker.sdk.uses import Proof, Use
 from broker.sdk.verifier import Verifier, VerifierState
 
 __all__ = [
+    "AsyncClient",
+    "Client",
     "Expired",
     "Identity",
     "Malformed",
+    "Minted",
     "NotAllowed",
     "NotYetValid",
     "Proof",
     "Rejected",
     "Revoked",
+    "Spec",
     "Stale",
     "Untrusted",
     "Use",

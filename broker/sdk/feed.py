@@ -32,6 +32,7 @@ CHANNEL_OPTIONS: Sequence[tuple[str, Any]] = (
     # The backoff is ours: a shared subchannel would wait by gRPC's.
     ("grpc.use_local_subchannel_pool", 1),
 )
+DRAIN_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +153,8 @@ def _run(loop: asyncio.AbstractEventLoop, main: "asyncio.Task[None]", last: thre
     except asyncio.CancelledError:
         log.debug("the feed was stopped")
     finally:
+        # gRPC hands an event to any loop, which hands it on: what is still on its way here must find this loop.
+        loop.run_until_complete(asyncio.sleep(DRAIN_S))
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from broker.errors import ConfigInvalid, Malformed, Revoked, Stale, Untrusted
+from broker.errors import ConfigInvalid, Malformed, NotAllowed, Revoked, Stale, Untrusted
 from broker.sdk.feed import Connection, Feed
 from broker.sdk.following import Follower, Step, Trusted, nothing_trusted
 from broker.sdk.forking import follow_forks
@@ -153,6 +153,11 @@ class Verifier:
         verifier._feed.start()
         return verifier
 
+    @property
+    def realm(self) -> str:
+        """The realm whose tokens are accepted."""
+        return self._trust.realm
+
     def verify(self, token: str, model: str) -> Proof:
         """Accept `token` for a use of `model` now, or refuse. Does no I/O and never waits.
 
@@ -166,6 +171,8 @@ class Verifier:
         """
         if not isinstance(token, str):
             raise Malformed("a token is a text")
+        if not isinstance(model, str):
+            raise NotAllowed("no usable model was asked for", hint="pass the model that will be called")
         while True:
             state = self._follower.state
             if state.time is None:

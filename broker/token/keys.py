@@ -170,7 +170,7 @@ def check_certificate(text: str, trust: RealmTrust, purpose: Purpose) -> Trusted
     if not isinstance(claims, dict) or set(claims) != names:
         raise Malformed("a certificate must have exactly our claims")
     times = [claims[name] for name in ("nbf", "signs_until", "exp")]
-    if not all(type(time) is int and time > 0 for time in times) or times != sorted(times):
+    if not all(type(time) is int and time > 0 for time in (*times, claims["iat"])) or times != sorted(times):
         raise Malformed("a certificate's times must be whole seconds in order")
     # 4. For this realm and this purpose.
     if claims["iss"] != trust.issuer or claims["realm"] != trust.realm or claims["purpose"] != purpose.value:
@@ -205,7 +205,8 @@ def parse_trust(document: str) -> dict[str, RealmTrust]:
         Malformed: Anything else; a realm without roots, a key twice, two realms that share an issuer,
             an audience or a root (P8).
     """
-    outer = strict_json(document.encode())
+    # A lone surrogate goes in, for the strict decoder to refuse.
+    outer = strict_json(document.encode("utf-8", "surrogatepass"))
     if not isinstance(outer, dict) or set(outer) != {"realms"} or not isinstance(outer["realms"], dict):
         raise Malformed("a trust file must hold `realms`")
     trusts: dict[str, RealmTrust] = {}

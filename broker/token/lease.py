@@ -52,7 +52,8 @@ class BrokerTime:
     def latest_ms(self, now_ns: int) -> int:
         """Return the latest that the broker's wall clock can show now."""
         since_ns = now_ns - self.earliest_ns
-        return self.wall_ms - (-(since_ns + drift_ns(since_ns)) // _NS_PER_MS)
+        # One more: `wall_ms` is what is left when the broker's clock is cut to whole milliseconds.
+        return self.wall_ms + 1 - (-(since_ns + drift_ns(since_ns)) // _NS_PER_MS)
 
     def earliest_ms(self, now_ns: int) -> int:
         """Return the earliest that the broker's wall clock can show now."""

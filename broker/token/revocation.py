@@ -156,7 +156,9 @@ def facts_of(claims: Claims, kid: str, asked_model: str | None = None) -> Facts:
     A condition on `name` matches each of its instances. A condition on `name@instance` matches a token
     for all of `name` when that instance is asked for.
     """
-    models = claims.models if asked_model is None else (*claims.models, asked_model)
+    models = claims.models
+    if asked_model is not None and asked_model not in models:
+        models = (*models, asked_model)
     return (
         (),
         (claims.realm,),

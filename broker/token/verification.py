@@ -15,7 +15,7 @@ from broker.errors import (
 from broker.token.claims import TOKEN_TYP, Claims, decode_claims
 from broker.token.identifiers import bare_name, model_name
 from broker.token.jws import parse_jws
-from broker.token.keys import RealmTrust, TrustedKey, verify_es256
+from broker.token.keys import Purpose, RealmTrust, TrustedKey, verify_es256
 from broker.token.revocation import Facts, Matcher, facts_of
 
 MS_PER_S = 1000
@@ -78,6 +78,9 @@ def check_use(
     key = keys.get(signed.kid)
     if (
         key is None
+        # `keys` should hold no other; Storm-0558 is what happens when one is there all the same (P8).
+        or key.purpose is not Purpose.TOKEN
+        or key.realm != claims.realm
         or not key.not_before <= claims.iat <= key.signs_until
         or claims.exp > key.expires
         or time.latest_ms >= key.expires * MS_PER_S

@@ -1,0 +1,159 @@
+"""ASGI middleware for a service in front of a model: no request passes without a token for what it asks."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import AsyncExitStack
+from typing import Any
+
+from broker.errors import Malformed, NotAllowed, Rejected
+from broker.sdk.bearer import NoToken, bearer_token
+from broker.sdk.uses import Use
+from broker.sdk.verifier import Verifier
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+ModelOf = Callable[[Scope, bytes], str]
+"""Returns the model that will be dispatched to. Raising ValueError, KeyError or TypeError refuses the request."""
+
+POLICY_VIOLATION = 1008
+# An application that does not end when it is cancelled is left behind.
+END_WITHIN_S = 5.0
+
+
+class TooLarge(Malformed):
+    """The body is larger than the middleware may read."""
+
+    http_status = 413
+
+
+class BearerMiddleware:
+    """Verifies each HTTP request and WebSocket, and holds the use: when it is cancelled, the answer ends.
+
+    Whatever `model_of` returns is what is authorised, so it must look where the application looks. When
+    the model is named in the body, `max_body_bytes` lets the middleware read it; the application then
+    gets the same bytes. `scope["broker.proof"]` is the proof.
+    """
+
+    def __init__(self, app: App, verifier: Verifier, model_of: ModelOf, *, max_body_bytes: int = 0) -> None:
+        self._app = app
+        self._verifier = verifier
+        self._model_of = model_of
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection. Lifespan passes; a kind of connection that is not known does not."""
+        match scope["type"]:
+            case "lifespan":
+                await self._app(scope, receive, send)
+            case "http" | "websocket":
+                await self._guard(scope, receive, send)
+            case kind:
+                raise RuntimeError(f"cannot authorise a connection of type {kind}")
+
+    async def _guard(self, scope: Scope, receive: Receive, send: Send) -> None:
+        door = _Door(scope["type"] == "websocket", send)
+        async with AsyncExitStack() as held:
+            try:
+                token = bearer_token([value for name, value in scope["headers"] if name.lower() == b"authorization"])
+                body = b""
+                if self._max_body_bytes and not door.is_websocket:
+                    body, receive = await self._read(receive)
+                use = await held.enter_async_context(self._verifier.use(token, self._model(scope, body)))
+            except Rejected as why:
+                await door.shut(why, self._verifier.realm)
+                return
+            scope["broker.proof"] = use.proof
+            refusal = await self._serve(scope, receive, door, use)
+        if refusal is not None:
+            await door.shut(refusal, self._verifier.realm)
+
+    def _model(self, scope: Scope, body: bytes) -> str:
+        try:
+            return self._model_of(scope, body)
+        except (ValueError, KeyError, TypeError) as bad:
+            raise NotAllowed("the request names no model", hint="name the model to call") from bad
+
+    async def _read(self, receive: Receive) -> tuple[bytes, Receive]:
+        """Read the body, and return it with a `receive` that gives it again."""
+        body = b""
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if len(body) > self._max_body_bytes:
+                raise TooLarge(f"the body is larger than {self._max_body_bytes} bytes")
+            if message["type"] != "http.request" or not message.get("more_body", False):
+                break
+        again: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replay() -> Message:
+            return again.pop() if again else await receive()
+
+        return body, replay
+
+    async def _serve(self, scope: Scope, receive: Receive, door: "_Door", use: Use) -> Rejected | None:
+        """Run the application until it ends or the use is cancelled; return why it was."""
+        serving = asyncio.ensure_future(self._app(scope, receive, door.send))
+        cancelled = asyncio.ensure_future(use.wait_cancelled())
+        try:
+            await asyncio.wait({serving, cancelled}, return_when=asyncio.FIRST_COMPLETED)
+            if serving.done():
+                await serving
+                return None
+            door.is_cut = True
+            return cancelled.result()
+        finally:
+            serving.cancel()
+            cancelled.cancel()
+            await asyncio.wait({serving, cancelled}, timeout=END_WITHIN_S)
+
+
+class _Door:
+    """The way out to the client, which can be cut."""
+
+    def __init__(self, is_websocket: bool, send: Send) -> None:
+        self.is_websocket = is_websocket
+        self.is_cut = False
+        self._send = send
+        self._has_begun = False
+
+    async def send(self, message: Message) -> None:
+        """Pass a message of the application on; nothing once it is cut."""
+        if self.is_cut:
+            raise OSError("the token is no longer accepted")
+        self._has_begun = True
+        await self._send(message)
+
+    async def shut(self, why: Rejected, realm: str) -> None:
+        """Answer with the refusal, or end what has begun: without its end, so that no client takes it for whole."""
+        if self.is_websocket:
+            await self._send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": why.reason})
+        elif not self._has_begun:
+            await self._answer(why, realm)
+
+    async def _answer(self, why: Rejected, realm: str) -> None:
+        body = json.dumps({"error": why.reason, "message": why.message, "hint": why.hint}).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"cache-control", b"no-store"),
+        ]
+        if why.http_status in (401, 403):
+            headers.append((b"www-authenticate", challenge(why, realm).encode("ascii")))
+        if why.retry_after_s is not None:
+            headers.append((b"retry-after", str(max(1, round(why.retry_after_s))).encode()))
+        await self._send({"type": "http.response.start", "status": why.http_status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body})
+
+
+def challenge(why: Rejected, realm: str) -> str:
+    """Return the `WWW-Authenticate` value of RFC 6750 §3. Without a token it says nothing about why."""
+    if isinstance(why, NoToken):
+        return f'Bearer realm="{realm}"'
+    error = "insufficient_scope" if why.http_status == 403 else "invalid_token"  # noqa: PLR2004 - the status of the RFC
+    # §3: printable ASCII without quote and backslash.
+    text = "".join(char if " " <= char <= "~" and char not in '"\\' else "?" for char in why.message)
+    return f'Bearer realm="{realm}", error="{error}", error_description="{text}"'

@@ -1,0 +1,153 @@
+"""What a client asks of the broker, and what it is answered: values, and their messages."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from google.protobuf.duration_pb2 import Duration
+
+from broker.errors import Invalid
+from broker.token.claims import TOKEN_TYP, decode_claims
+from broker.token.jws import parse_jws
+from broker.v1 import runs_pb2, tokens_pb2
+
+# A token is renewed when this part of its life is over: early enough for a broker that is away for a while.
+RENEW_AT = 0.75
+# A run is kept alive so often within its lease.
+KEEPS_PER_LEASE = 3
+KEEP_AT_MOST_EVERY_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What one token shall be for. The environment is the caller's own, by its certificate.
+
+    Raises:
+        Invalid: Not exactly one of user and workload.
+    """
+
+    realm: str
+    partner: str
+    models: Sequence[str]
+    user: str | None = None
+    workload: str | None = None
+    run: str | None = None
+    test: str | None = None
+    lifetime_s: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.user is None) == (self.workload is None):
+            raise Invalid("user", "exactly one of user and workload is needed")
+        # A text is a sequence too, of letters.
+        if isinstance(self.models, str):
+            raise Invalid("models", "must be a list of models")
+
+
+@dataclass(frozen=True, slots=True)
+class Minted:
+    """A minted token. `text` is the secret; the rest is safe to log."""
+
+    text: str = field(repr=False)
+    id: str
+    index: int
+    expires_at: datetime
+    grant: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedRun:
+    """A run as the broker last told it."""
+
+    id: str
+    realm: str
+    partner: str
+    models: tuple[str, ...]
+    state: str
+    lease_ends_at: datetime
+
+
+def new_request_id() -> str:
+    """Return an id for one intent: repeated with it, a write happens once."""
+    return secrets.token_urlsafe(16)
+
+
+def spec_message(spec: Spec) -> tokens_pb2.TokenSpec:
+    """Return `spec` for the wire."""
+    message = tokens_pb2.TokenSpec(
+        realm=spec.realm,
+        partner=spec.partner,
+        models=spec.models,
+        run=spec.run or "",
+        test=spec.test or "",
+        lifetime=_duration(spec.lifetime_s),
+    )
+    if spec.user is not None:
+        message.user = spec.user
+    else:
+        message.workload = spec.workload or ""
+    return message
+
+
+def mint_request(spec: Spec) -> tokens_pb2.MintRequest:
+    """Ask for one token."""
+    return tokens_pb2.MintRequest(request_id=new_request_id(), spec=spec_message(spec))
+
+
+def batch_request(specs: Sequence[Spec]) -> tokens_pb2.MintBatchRequest:
+    """Ask for several tokens, all or none."""
+    return tokens_pb2.MintBatchRequest(request_id=new_request_id(), specs=[spec_message(spec) for spec in specs])
+
+
+def open_request(realm: str, partner: str, models: Sequence[str], lease_s: int | None) -> runs_pb2.OpenRunRequest:
+    """Ask for a run."""
+    return runs_pb2.OpenRunRequest(
+        request_id=new_request_id(), realm=realm, partner=partner, models=models, lease=_duration(lease_s)
+    )
+
+
+def keep_request(run: str) -> runs_pb2.KeepRunRequest:
+    """Ask to extend a run's lease."""
+    return runs_pb2.KeepRunRequest(request_id=new_request_id(), run=run)
+
+
+def close_request(run: str) -> runs_pb2.CloseRunRequest:
+    """Ask to close a run."""
+    return runs_pb2.CloseRunRequest(request_id=new_request_id(), run=run)
+
+
+def minted(message: tokens_pb2.MintedToken) -> Minted:
+    """Read a minted token."""
+    return Minted(message.token, message.id, message.index, message.expires_at.ToDatetime(tzinfo=UTC), message.grant)
+
+
+def opened_run(message: runs_pb2.Run) -> OpenedRun:
+    """Read a run."""
+    return OpenedRun(
+        message.id,
+        message.realm,
+        message.partner,
+        tuple(message.models),
+        runs_pb2.RunState.Name(message.state).removeprefix("RUN_STATE_").lower(),
+        message.lease_ends_at.ToDatetime(tzinfo=UTC),
+    )
+
+
+def keep_every_s(message: runs_pb2.Run) -> float:
+    """Return how often a run that was just opened is to be kept, by the length of its lease on the broker's clock."""
+    lease = message.lease_ends_at.ToDatetime(tzinfo=UTC) - message.opened_at.ToDatetime(tzinfo=UTC)
+    return max(KEEP_AT_MOST_EVERY_S, lease.total_seconds() / KEEPS_PER_LEASE)
+
+
+def life_s(token: str) -> int:
+    """Return the length of a token's life. It says so itself; the caller's clock is not asked.
+
+    Raises:
+        Malformed: The broker sent something else than a token.
+    """
+    unverified = decode_claims(parse_jws(token, typ=TOKEN_TYP).payload)
+    return unverified.exp - unverified.iat
+
+
+def _duration(seconds: int | None) -> Duration | None:
+    return None if seconds is None else Duration(seconds=seconds)

@@ -1,0 +1,31 @@
+"""How a call is repeated: with the same request id, on some broker, until a deadline. Pure but for the dice."""
+
+import random
+from dataclasses import dataclass
+
+import grpc
+
+# The call may have been done or not; with the same request id, repeating it does nothing twice.
+RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+# Of a silent broker no more is waited for, when another one may answer.
+ATTEMPT_S = 5.0
+FIRST_S = 0.1
+MOST_S = 2.0
+
+
+@dataclass(slots=True)
+class Attempts:
+    """The attempts of one call. Instants are of one monotonic clock, in seconds."""
+
+    deadline_s: float
+    made: int = 0
+
+    def timeout_s(self, now_s: float) -> float:
+        """Return how long the next attempt may take."""
+        return max(0.001, min(ATTEMPT_S, self.deadline_s - now_s))
+
+    def rest_s(self, code: grpc.StatusCode, now_s: float) -> float | None:
+        """Return how long to wait before the next attempt (full jitter), or None: give up."""
+        self.made += 1
+        rest_s = random.uniform(0, min(MOST_S, FIRST_S * 2 ** min(self.made, 10)))
+        return rest_s if code in RETRYABLE and now_s + rest_s < self.deadline_s else None

@@ -1,0 +1,24 @@
+"""`make bench`: run all benchmarks, or those named as arguments."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.bench import minting, revoking, verifying
+from tests.bench.measuring import Row, report
+
+BENCHES = {"mint": minting.run, "verify": verifying.run, "revoke": revoking.run}
+
+
+def main() -> None:
+    """Run them one after the other."""
+    rows: list[Row] = []
+    for name in sys.argv[1:] or BENCHES:
+        with tempfile.TemporaryDirectory(prefix="broker-bench-") as folder:
+            (Path(folder) / "served").mkdir()
+            rows += BENCHES[name](Path(folder))
+    report(rows, Path("bench-results"))
+
+
+if __name__ == "__main__":
+    main()
