@@ -72,7 +72,7 @@ def test_the_broker_learns_who_listens_and_where_it_is(server, verifier):
 def test_p5_a_silent_broker_is_believed_for_a_lease_and_no_longer(server, verifier, keys):
     token = keys.mint()
     verifier.verify(token, "mythos")
-    server.heartbeats = False
+    server.heartbeats = server.sends_snapshot = False
     silent_ns = boottime_ns()
     last_accepted_ns = silent_ns
     while not is_stale(verifier, token):

@@ -248,7 +248,7 @@ def test_answers_tell_retry_from_stop(model, server, keys):
 
 def test_p5_a_stale_verifier_answers_unavailable(model, server, verifier, keys):
     channel, _ = model
-    server.heartbeats = False
+    server.heartbeats = server.sends_snapshot = False
     eventually(lambda: not verifier.state().is_fresh, "the end of the lease")
     code, why = refused(lambda: call(channel, keys.mint()))
     assert (code, type(why)) == (grpc.StatusCode.UNAVAILABLE, Stale)
