@@ -6,6 +6,12 @@ from broker.errors import Invalid
 from broker.token.claims import MAX_MODELS
 from broker.token.identifiers import identifier, model_name, opaque_id
 
+UNRECOGNISED = "unrecognised"
+"""Stands for the place of a caller whose certificate proves none. Nothing is ever granted there."""
+
+# A token names its models twice; all of it must fit the size above which verifiers read nothing.
+MAX_MODELS_BYTES = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -29,7 +35,9 @@ class Ask:
         identifier("realm", self.realm)
         identifier("partner", self.partner)
         if (self.user is None) == (self.workload is None):
-            raise Invalid("principal", "exactly one of user and workload is needed")
+            raise Invalid(
+                "principal", "exactly one of user and workload is needed", hint="name the user or the workload"
+            )
         if self.user is not None:
             identifier("user", self.user)
         if self.workload is not None:
@@ -39,7 +47,13 @@ class Ask:
         for model in self.models:
             model_name("models", model)
         if len(set(self.models)) != len(self.models):
-            raise Invalid("models", "names a model twice")
+            raise Invalid("models", "names a model twice", hint="name each model once")
+        if sum(len(model) for model in self.models) > MAX_MODELS_BYTES:
+            raise Invalid(
+                "models",
+                f"has more than {MAX_MODELS_BYTES} characters in all",
+                hint="ask for fewer models in one token",
+            )
         identifier("environment", self.environment)
         if self.run is not None:
             opaque_id("run", self.run)

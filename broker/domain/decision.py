@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from broker.domain.asking import Ask
+from broker.domain.asking import UNRECOGNISED, Ask
 from broker.domain.policy import Grant, Policy
 from broker.token.identifiers import bare_name
 from broker.token.revocation import Dimension, Facts, Selector
@@ -81,11 +81,12 @@ def _walk(ask: Ask, policy: Policy, blocks: Mapping[Selector, int]) -> Iterator[
 def _known(ask: Ask, policy: Policy) -> Iterator[_Step]:
     partner = policy.partners.get(ask.partner)
     unknown = [model for model in ask.models if not policy.knows_model(model)]
+    places = partner.environments if partner is not None and ask.environment != UNRECOGNISED else {}
     checks = (
         ("realm", ask.realm, ask.realm in policy.realms),
         ("partner", ask.partner, partner is not None),
         ("model", ", ".join(unknown or ask.models), not unknown),
-        ("environment", ask.environment, partner is not None and ask.environment in partner.environments),
+        ("environment", ask.environment, ask.environment in places),
         ("user", ask.user, ask.user is None or (partner is not None and ask.user in partner.users)),
         ("workload", ask.workload, ask.workload is None or (partner is not None and ask.workload in partner.workloads)),
     )

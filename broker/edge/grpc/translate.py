@@ -8,7 +8,7 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from broker.domain.asking import Ask
+from broker.domain.asking import UNRECOGNISED, Ask
 from broker.errors import Invalid
 from broker.service.calling import Caller
 from broker.service.mint import Minted
@@ -43,7 +43,7 @@ def ask(spec: tokens_pb2.TokenSpec, environment: str | None) -> Ask:
         user=spec.user if kind == "user" else None,
         workload=spec.workload if kind == "workload" else None,
         models=tuple(spec.models),
-        environment=environment if environment is not None else "unrecognised",
+        environment=environment if environment is not None else UNRECOGNISED,
         run=spec.run or None,
         test=spec.test or None,
         ttl_s=seconds("lifetime", spec.lifetime) if spec.HasField("lifetime") else None,
