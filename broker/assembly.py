@@ -7,7 +7,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -28,11 +28,11 @@ from broker.edge.grpc.policy import PolicyService
 from broker.edge.grpc.revocations import RevocationService
 from broker.edge.grpc.runs import RunService
 from broker.edge.grpc.server import Services, make_server, set_health
-from broker.edge.grpc.status import StatusService
+from broker.edge.grpc.status import Condition, StatusService
 from broker.edge.grpc.tokens import TokenService
 from broker.edge.http.app import make_app
 from broker.errors import ConfigInvalid, Failure, SignerUnavailable
-from broker.ledger.entry import Entry, Kind, encode_entry
+from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry
 from broker.service.apply_policy import ApplyPolicy
 from broker.service.calling import Caller
 from broker.service.explain import Explain
@@ -50,8 +50,6 @@ log = logging.getLogger("broker")
 
 PRUNE_EVERY_S = 60.0
 HEALTH_EVERY_S = 1.0
-# What the store's clock and ours may differ by before nothing is minted.
-MAX_APART = timedelta(seconds=60)
 EXIT_FATAL = 70
 
 
@@ -86,6 +84,8 @@ class Parts:
     max_ttl: timedelta
     clock: SystemClock
     meter: PrometheusMeter
+    # Why the home of the keys cannot be asked now, or nothing.
+    key_home_problem: Callable[[], str] = str
 
 
 class Broker:
@@ -98,7 +98,6 @@ class Broker:
         self._hub: FeedHub | None = None
         self._fatal: Failure | None = None
         self._stopping = asyncio.Event()
-        self._apart = ""
         self.port = 0
         self.http_port = 0
         meter, clock = parts.meter, parts.clock
@@ -111,6 +110,7 @@ class Broker:
             on_fatal=self._fail,
         )
         self._is_new = self.ledger.head().size == 1
+        self._compare_clocks()
         self.policies = Policies(self.ledger, load_policy)
         self.signer = KeyRotation(
             parts.root,
@@ -120,6 +120,7 @@ class Broker:
             make=parts.make_token_key,
             meter=meter,
             lifetimes=parts.lifetimes,
+            away=str if parts.signs_in_memory else parts.key_home_problem,
         )
 
     async def serve(self, on_ready: Callable[[], None]) -> None:
@@ -198,18 +199,21 @@ class Broker:
             max_ttl_s=int(self._parts.max_ttl.total_seconds()),
         )
 
-    def problems(self) -> list[str]:
-        """Return what is wrong now, for people."""
+    def condition(self) -> Condition:
+        """Return what is wrong now, for people, and what of it stops minting."""
         in_force = self.policies.current()
-        found = [in_force.problem, self._parts.clock.is_astray() or "", self._apart]
+        stopping = [in_force.problem, self._parts.clock.is_astray() or ""]
         if not in_force.policy.realms and not in_force.problem:
-            found.append("no policy is applied: nothing is allowed; see: broker policy apply")
+            stopping.append("no policy is applied: nothing is allowed; see: broker policy apply")
         for realm in in_force.policy.realms:
             try:
                 self.signer.current(realm, Purpose.TOKEN)
             except SignerUnavailable as failure:
-                found.append(failure.message)
-        return [text for text in found if text]
+                stopping.append(failure.message)
+        # Minting goes on while the keys last; people should know before they end.
+        passing = [self._parts.key_home_problem(), self.signer.problem]
+        stops = tuple(text for text in stopping if text)
+        return Condition(stops, tuple(dict.fromkeys(text for text in passing if text and not _told(text, stops))))
 
     def _server(self, hub: FeedHub, outermost: Outermost) -> tuple[grpc.aio.Server, int, object]:
         parts, clock, meter = self._parts, self._parts.clock, self._parts.meter
@@ -234,7 +238,7 @@ class Broker:
                 self._apply(),
                 Explain(self.policies),
             ),
-            status=StatusService(self.ledger, self.policies, self.signer, hub, clock, self.problems),
+            status=StatusService(self.ledger, self.policies, self.signer, hub, clock, self.condition),
         )
         self.policies.watch(lambda _in_force: self.signer.wake())
         try:
@@ -303,10 +307,11 @@ class Broker:
 
     async def _look_after(self, healths: object) -> None:
         pruned_ns = 0
+        known: frozenset[str] = frozenset()
         while True:
-            problems = await asyncio.to_thread(self._measured_problems)
-            minting = not problems
-            await set_health(healths, minting=minting, storing=self._fatal is None)
+            condition = await asyncio.to_thread(self._measured)
+            known = _logged(frozenset((*condition.stops_minting, *condition.passing)), known)
+            await set_health(healths, minting=not condition.stops_minting, storing=self._fatal is None)
             now_ns = self._parts.clock.boottime_ns()
             if now_ns - pruned_ns > PRUNE_EVERY_S * 1e9:
                 pruned_ns = now_ns
@@ -314,12 +319,21 @@ class Broker:
                     await asyncio.to_thread(self.ledger.prune, self._parts.clock.now())
             await asyncio.sleep(HEALTH_EVERY_S)
 
-    def _measured_problems(self) -> list[str]:
+    def _measured(self) -> Condition:
         with suppress(Failure):
             theirs = self.ledger.wall_clock()
-            apart = abs(theirs - self._parts.clock.now()) if theirs is not None else timedelta()
-            self._apart = f"the broker's clock and the store's differ by {apart}" if apart > MAX_APART else ""
-        return self.problems()
+            if theirs is not None:
+                self._parts.clock.compare("the store's clock", theirs)
+        return self.condition()
+
+    def _compare_clocks(self) -> None:
+        """Doubt our clock before anything is minted by it: the ledger's end was written before now."""
+        size = self.ledger.head().size
+        [newest] = self.ledger.entries(size - 1, size)
+        self._parts.clock.not_before("the last ledger entry", decode_entry(newest).at)
+        theirs = self.ledger.wall_clock()
+        if theirs is not None:
+            self._parts.clock.compare("the store's clock", theirs)
 
     def _publish_certificate(
         self, realm: str, purpose: Purpose, kid: str, certificate: str, expires_at: datetime
@@ -343,6 +357,19 @@ class Broker:
         log.critical("the store failed", extra={"fields": {"reason": failure.reason, "detail": failure.message}})
         self._fatal = failure
         os._exit(EXIT_FATAL)
+
+
+def _told(text: str, in_texts: Iterable[str]) -> bool:
+    return any(text in other for other in in_texts)
+
+
+def _logged(problems: frozenset[str], known: frozenset[str]) -> frozenset[str]:
+    """Log what came and what went, once."""
+    for problem in sorted(problems - known):
+        log.warning("a problem began", extra={"fields": {"problem": problem}})
+    for problem in sorted(known - problems):
+        log.info("a problem is over", extra={"fields": {"problem": problem}})
+    return problems
 
 
 @contextmanager

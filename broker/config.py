@@ -11,6 +11,15 @@ from broker.errors import ConfigInvalid
 _T = TypeVar("_T", bound=BaseModel)
 SERVER_MAX_TTL_S = 7 * 86_400
 
+# Each way to log in to Vault with the settings that are its own.
+LOGINS = {
+    "approle": ("role_id_file", "secret_id_file"),
+    "token": ("token_file",),
+    "jwt": ("jwt_role", "jwt_file"),
+}
+_Mount = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$")]
+_Text = Annotated[str, Field(min_length=1)]
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
@@ -51,31 +60,33 @@ class StoreSettings(_Section):
 class VaultSettings(_Section):
     """Where Vault (or OpenBao) is and how the broker logs in."""
 
-    address: str
+    address: _Text
     ca_file: Path | None = None
-    namespace: str | None = None
+    namespace: _Text | None = None
     auth: Literal["approle", "token", "jwt"]
-    auth_mount: str | None = None
+    auth_mount: _Mount | None = None
     role_id_file: Path | None = None
     secret_id_file: Path | None = None
     token_file: Path | None = None
-    jwt_role: str | None = None
+    jwt_role: _Text | None = None
     jwt_file: Path | None = None
-    transit_mount: str = "transit"
-    key_name: str = "broker-{realm}"
+    transit_mount: _Mount = "transit"
+    key_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]*\{realm\}[A-Za-z0-9._-]*$")] = "broker-{realm}"
     connect_timeout_s: Annotated[float, Field(gt=0, le=30)] = 2.0
     read_timeout_s: Annotated[float, Field(gt=0, le=30)] = 5.0
 
     @model_validator(mode="after")
     def _complete(self) -> "VaultSettings":
-        needed = {
-            "approle": ("role_id_file", "secret_id_file"),
-            "token": ("token_file",),
-            "jwt": ("jwt_role", "jwt_file"),
-        }[self.auth]
-        missing = [name for name in needed if getattr(self, name) is None]
+        missing = [name for name in LOGINS[self.auth] if getattr(self, name) is None]
         if missing:
             raise ValueError(f"auth = {self.auth!r} needs {' and '.join(missing)}")
+        # What is set and not used was meant to do something.
+        others = [name for auth in LOGINS if auth != self.auth for name in LOGINS[auth]]
+        unused = [name for name in others if getattr(self, name) is not None]
+        if self.auth == "token" and self.auth_mount is not None:
+            unused.append("auth_mount")
+        if unused:
+            raise ValueError(f"auth = {self.auth!r} does not use {' and '.join(unused)}; take it out")
         return self
 
 
@@ -116,6 +127,10 @@ class Settings(_Section):
             raise ValueError(f"keys.mode = {self.keys.mode!r} needs a [vault] section")
         if self.keys.mode == "local" and self.keys.passphrase_file is None:
             raise ValueError("keys.mode = 'local' needs keys.passphrase_file")
+        if self.keys.mode == "local" and self.vault is not None:
+            raise ValueError("keys.mode = 'local' does not use the [vault] section; take it out")
+        if self.keys.mode != "local" and self.keys.passphrase_file is not None:
+            raise ValueError(f"keys.mode = {self.keys.mode!r} does not use keys.passphrase_file; take it out")
         return self
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from broker import demo
 from broker.adapters.clock import SystemClock
-from broker.adapters.key_rotation import Lifetimes, MakeKey
+from broker.adapters.key_rotation import Lifetimes
 from broker.adapters.local_root import LocalRoot, write_secret
 from broker.adapters.logs import set_up_logs
 from broker.adapters.memory_signer import make_memory_key
@@ -20,7 +20,8 @@ from broker.adapters.sql.engine import DataFolder
 from broker.assembly import Broker, Doors, Parts
 from broker.config import Settings, load_settings
 from broker.edge.cli.context import Context, Identity, context_path, write_context
-from broker.errors import ConfigInvalid, Failure, SignerUnavailable, StoreUnavailable
+from broker.errors import ConfigInvalid, Failure, StoreUnavailable
+from broker.key_home import KeyHome, open_key_home
 from broker.sdk import Verifier
 from broker.token.keys import render_trust
 
@@ -64,7 +65,9 @@ def run_serve(*, config: Path) -> int:
 def _failed(failure: Failure) -> int:
     if isinstance(failure, ConfigInvalid):
         for problem in failure.problems:
-            sys.stderr.write(f"broker: failed: {failure.what}: {problem}\n")
+            # Problems of a policy begin with their file and line.
+            where = "" if problem.startswith(f"{failure.what}:") else f"{failure.what}: "
+            sys.stderr.write(f"broker: failed: {where}{problem}\n")
     else:
         sys.stderr.write(f"broker: failed: {failure}\n")
     return EXIT_FAILED
@@ -198,9 +201,12 @@ def _say(text: str) -> None:
 async def _serve(settings: Settings) -> int:
     server = settings.server
     folder = DataFolder(server.data_dir)
+    clock, meter = SystemClock(), PrometheusMeter()
+    home: KeyHome | None = None
     try:
+        home = open_key_home(settings, clock, meter)
         broker = Broker(
-            _serve_parts(settings),
+            _serve_parts(settings, clock, meter, home),
             Doors(server.listen, server.http_listen, settings.tls.cert, settings.tls.key, settings.tls.client_ca),
         )
 
@@ -210,29 +216,27 @@ async def _serve(settings: Settings) -> int:
         await broker.serve(on_ready=ready)
         return EXIT_DONE
     finally:
+        if home is not None:
+            await asyncio.to_thread(home.close)
         folder.release()
 
 
-def _serve_parts(settings: Settings) -> Parts:
+def _serve_parts(settings: Settings, clock: SystemClock, meter: PrometheusMeter, home: KeyHome) -> Parts:
     url = _store_url(settings)
-    is_sqlite = url.startswith("sqlite")
     sole = settings.store.sole_broker
-    if sole is None:
-        sole = is_sqlite
-    clock, meter = SystemClock(), PrometheusMeter()
-    root, make, in_memory = _keys(settings)
     return Parts(
         store_url=url,
         headroom_bytes=settings.store.headroom_mib * MIB,
-        is_sole=sole,
-        root=root,
-        make_token_key=make,
-        signs_in_memory=in_memory,
+        is_sole=url.startswith("sqlite") if sole is None else sole,
+        root=home.root,
+        make_token_key=home.make,
+        signs_in_memory=home.signs_in_memory,
         lifetimes=Lifetimes(token=timedelta(minutes=settings.keys.signing_minutes)),
         admins=frozenset(settings.server.admins),
         max_ttl=timedelta(seconds=settings.limits.max_ttl_s),
         clock=clock,
         meter=meter,
+        key_home_problem=home.problem,
     )
 
 
@@ -241,11 +245,3 @@ def _store_url(settings: Settings) -> str:
     if store.url_file is not None:
         return store.url_file.read_text(encoding="utf-8").strip()
     return store.url or f"sqlite:///{settings.server.data_dir.absolute() / 'ledger.db'}"
-
-
-def _keys(settings: Settings) -> tuple[LocalRoot, MakeKey, bool]:
-    keys = settings.keys
-    if keys.mode == "local" and keys.passphrase_file is not None:
-        root = LocalRoot(settings.server.data_dir / "keys", keys.passphrase_file.read_bytes().strip())
-        return root, make_memory_key, True
-    raise SignerUnavailable("Vault is not built in yet")

@@ -84,6 +84,11 @@ class Circuit:
                 self._next_probe_ns = self._clock.boottime_ns() + PROBE_EVERY_NS
             self._problem = problem
 
+    def problem(self) -> str:
+        """Return why the other side is away, or nothing."""
+        with self._lock:
+            return f"{self._what} {self._problem}" if self._problem else ""
+
     def must_be_closed(self) -> None:
         """Raise SignerUnavailable while the other side is away."""
         with self._lock:

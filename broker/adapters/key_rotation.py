@@ -1,6 +1,7 @@
 """Certified keys that sign in turn: the next is published before the last one ends."""
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -68,7 +69,8 @@ class KeyRotation:
     """Keeps one key ready for each realm and purpose, in a thread of its own.
 
     `make` makes the key; the root certifies it; `publish` must have made the certificate durable before
-    the key signs anything (P9). While the root is away, what is certified goes on until its end.
+    the key signs anything (P9). While the root is away, what is certified goes on until its end; but if
+    the token keys themselves are elsewhere, `away` says why they cannot be reached now, and they are not given out.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class KeyRotation:
         meter: Meter,
         purposes: tuple[Purpose, ...] = (Purpose.TOKEN, Purpose.FEED),
         lifetimes: Lifetimes = Lifetimes(),
+        away: Callable[[], str] = str,
     ) -> None:
         self._root = root
         self._clock = clock
@@ -91,6 +94,7 @@ class KeyRotation:
         self._meter = meter
         self._purposes = purposes
         self._lifetimes = lifetimes
+        self._away = away
         # Newest last. Replaced as a whole, so that readers need no lock.
         self._held: Mapping[Slot, tuple[_Held, ...]] = {}
         self._trusts: Mapping[str, RealmTrust] = {}
@@ -111,6 +115,9 @@ class KeyRotation:
 
     def current(self, realm: str, purpose: Purpose) -> SigningKey:
         """Return the newest key that may sign now. Raises SignerUnavailable."""
+        # Before the mint is recorded: an entry for each token that cannot be signed would help nobody.
+        if purpose is Purpose.TOKEN and (why := self._away()):
+            raise SignerUnavailable(f"realm {realm} has no key to sign with: {why}")
         now = self._clock.now()
         held = self._held.get((realm, purpose), ())
         usable = [one for one in held if one.key.signs_until > now]
@@ -126,6 +133,11 @@ class KeyRotation:
         if trust is None:
             raise SignerUnavailable(f"the root keys of realm {realm} are not known: {self._problem or 'not read yet'}")
         return trust
+
+    @property
+    def problem(self) -> str:
+        """What the last rotation could not do, or nothing."""
+        return self._problem
 
     def forget(self, kids: Iterable[str]) -> None:
         """Stop using revoked keys at once and have them replaced. Never waits for the root."""
@@ -187,11 +199,12 @@ class KeyRotation:
     def _look_after(self, realm: RealmKeys, purpose: Purpose, now: datetime) -> None:
         slot = (realm.realm, purpose)
         newest = next(iter(self._held.get(slot, ())[-1:]), None)
-        if newest is not None:
-            self._meter.key_age(realm.realm, purpose.value, (now - newest.made_at).total_seconds())
-            # A certificate names the realm's issuer and covers its longest token: it ends when they change.
-            if newest.renew_at > now and newest.realm == realm and realm.realm in self._trusts:
-                return
+        age_s = (now - newest.made_at).total_seconds() if newest is not None else math.nan
+        self._meter.key_age(realm.realm, purpose.value, age_s)
+        # A certificate names the realm's issuer and covers its longest token: it ends when they change.
+        is_good = newest is not None and newest.renew_at > now and newest.realm == realm
+        if is_good and realm.realm in self._trusts:
+            return
         trust = self._trust(realm)
         is_urgent = newest is None or newest.realm != realm
         made = self._certified(realm, trust, purpose, now, is_urgent=is_urgent)

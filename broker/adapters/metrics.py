@@ -1,5 +1,7 @@
 """The Meter port on Prometheus."""
 
+import math
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -65,9 +67,14 @@ class PrometheusMeter:
             namespace="broker",
             registry=self.registry,
         )
+        self._vault_up = Gauge(
+            "vault_up", "1 while Vault answers, 0 while it is away.", namespace="broker", registry=self.registry
+        )
+        # Neither, for who has no Vault.
+        self._vault_up.set(math.nan)
         self._key_age = Gauge(
             "signing_key_age_seconds",
-            "Age of the newest key.",
+            "Age of the newest key; NaN: there is none.",
             ["realm", "purpose"],
             namespace="broker",
             registry=self.registry,
@@ -113,6 +120,10 @@ class PrometheusMeter:
     def vault_called(self, operation: str, outcome: str, seconds: float) -> None:
         """As the port says."""
         self._vault.labels(operation, outcome).observe(seconds)
+
+    def vault_up(self, *, is_up: bool) -> None:
+        """As the port says."""
+        self._vault_up.set(is_up)
 
     def key_age(self, realm: str, purpose: str, seconds: float) -> None:
         """As the port says."""

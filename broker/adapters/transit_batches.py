@@ -7,6 +7,7 @@ from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from broker.adapters.vault_session import Refused
 from broker.adapters.vault_transit import MAX_ITEMS, KeyVersion, NoSignature, TransitKeys
 from broker.errors import Failure, SignerUnavailable
 from broker.service.ports import Clock
@@ -103,7 +104,7 @@ class Batches:
     def sign(
         self, name: str, version: KeyVersion, messages: Sequence[bytes], *, on_refused: Callable[[], None]
     ) -> "Future[Sequence[bytes]]":
-        """Sign all or none. `on_refused` is called if Vault refuses a message rather than the call.
+        """Sign all or none. `on_refused` is called if Vault is there and refuses to sign with this version.
 
         Raises (through the future):
             SignerUnavailable: Not signed within the time, or Vault is away, or too much waits.
@@ -204,6 +205,8 @@ class Batches:
                 signed = signed[count:]
         except Failure as failure:
             for part in parts:
+                if isinstance(failure, Refused):
+                    part.job.on_refused()
                 part.job.fail(failure)
         finally:
             with self._changed:

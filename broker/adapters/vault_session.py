@@ -5,8 +5,7 @@ import random
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from http.cookiejar import DefaultCookiePolicy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -14,9 +13,9 @@ from urllib.parse import urlsplit
 import hvac.exceptions
 import requests
 from hvac.adapters import JSONAdapter
-from requests.adapters import HTTPAdapter
 
 from broker.adapters.circuit import Circuit, Passage
+from broker.adapters.vault_http import bounded, make_session
 from broker.adapters.vault_login import Login, VaultToken, lookup_self, renew_self, revoke_self
 from broker.errors import ConfigInvalid, Failure, SignerUnavailable
 from broker.service.metering import Meter
@@ -30,6 +29,9 @@ PROBE_CONNECT_S = 1.0
 PROBE_READ_S = 2.0
 # Renewed between half and seven tenths of the life, so that many brokers do not come at once.
 RENEW_FROM, RENEW_JITTER = 0.5, 0.2
+# Without other calls, so often is looked whether Vault is there and our token good; each tick while it is away.
+LOOK_EVERY_NS = 10 * NS_PER_S
+_TOO_SLOW = "does not answer in time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,10 @@ class _Fault:
     is_up: bool = False
 
 
+class Refused(SignerUnavailable):
+    """Vault is there, and refuses what was asked: a policy, a key or a version is not as the broker needs it."""
+
+
 class VaultSession:
     """Calls Vault for everybody in this process. Safe for use by several threads.
 
@@ -94,8 +100,9 @@ class VaultSession:
         self._circuit = Circuit("Vault", clock)
         self._login_turn = threading.Lock()
         self._held: _Held | None = None
+        self._asked_ns = clock.boottime_ns()
         self._closing = threading.Event()
-        self._http = _http(server)
+        self._http = make_session(server.ca_file, server.pool_size)
         self._thread = threading.Thread(target=self._run, name="vault-renewal", daemon=True)
 
     def start(self) -> None:
@@ -124,6 +131,10 @@ class VaultSession:
         if not isinstance(answer, Mapping):
             raise SignerUnavailable(f"Vault answered something that makes no sense, asked to {operation}")
         return answer
+
+    def problem(self) -> str:
+        """Return why Vault cannot be asked now, or nothing. Never does I/O; holds no secret."""
+        return self._circuit.problem()
 
     def close(self) -> None:
         """End the session: give the token back if it is ours, as far as Vault can be reached."""
@@ -181,6 +192,9 @@ class VaultSession:
     def _look_after(self) -> None:
         held = self._held
         if held is not None and (held.renew_at_ns is None or self._clock.boottime_ns() < held.renew_at_ns):
+            # So that people see that Vault is away before the broker needs it, and it is found when it is back.
+            if self.problem() or self._clock.boottime_ns() - self._asked_ns >= LOOK_EVERY_NS:
+                self.call("lookup-self", lookup_self)
             return
         with self._circuit.passage() as passage, self._login_turn:
             if self._held is not held:
@@ -204,8 +218,8 @@ class VaultSession:
         token: VaultToken | None,
         read_timeout_s: float | None = None,
     ) -> Answer | _Fault:
-        begun_ns = self._clock.boottime_ns()
-        answer = self._ask(work, self._adapter(token, passage, read_timeout_s))
+        begun_ns = self._asked_ns = self._clock.boottime_ns()
+        answer = self._ask(work, token, self._timeouts(passage, read_timeout_s))
         outcome = answer.outcome if isinstance(answer, _Fault) else "ok"
         self._meter.vault_called(operation, outcome, (self._clock.boottime_ns() - begun_ns) / NS_PER_S)
         # A login that is refused counts as well: who comes back at once with the same secret is told the same.
@@ -213,44 +227,41 @@ class VaultSession:
             passage.bad(answer.text)
         else:
             passage.good()
+        self._meter.vault_up(is_up=not self._circuit.problem())
         return answer
 
-    def _ask(self, work: Callable[[JSONAdapter], Answer], vault: JSONAdapter) -> Answer | _Fault:
+    def _ask(
+        self, work: Callable[[JSONAdapter], Answer], token: VaultToken | None, timeouts: tuple[float, float]
+    ) -> Answer | _Fault:
         """The one place where hvac's and requests' errors become ours."""
-        try:
-            answer = work(vault)
-            if isinstance(answer, requests.Response) and answer.status_code != requests.codes.no_content:
-                raise ValueError("an answer that is not JSON, or a redirect")
-        except Failure:
-            raise
-        except Exception as problem:  # noqa: BLE001 - a strange body makes hvac raise AttributeError and TypeError too
-            return _fault(problem)
+        with bounded(sum(timeouts)) as call:
+            try:
+                answer = work(self._adapter(token, timeouts))
+                if isinstance(answer, requests.Response) and answer.status_code != requests.codes.no_content:
+                    raise ValueError("an answer that is not JSON, or a redirect")
+            except Failure:
+                raise
+            except Exception as problem:  # noqa: BLE001 - a strange body makes hvac raise AttributeError and TypeError too
+                fault = _fault(problem)
+                return replace(fault, outcome="timeout", text=_TOO_SLOW, is_up=False) if call.is_over else fault
         return answer
 
-    def _adapter(self, token: VaultToken | None, passage: Passage, read_timeout_s: float | None) -> JSONAdapter:
-        # The Client would look into the environment; its adapter does not, and costs nothing to make.
+    def _timeouts(self, passage: Passage, read_timeout_s: float | None) -> tuple[float, float]:
         connect_s, read_s = self._server.connect_timeout_s, read_timeout_s or self._server.read_timeout_s
         if passage.is_probe:
-            connect_s, read_s = min(connect_s, PROBE_CONNECT_S), min(read_s, PROBE_READ_S)
+            return min(connect_s, PROBE_CONNECT_S), min(read_s, PROBE_READ_S)
+        return connect_s, read_s
+
+    def _adapter(self, token: VaultToken | None, timeouts: tuple[float, float]) -> JSONAdapter:
+        # The Client would look into the environment; its adapter does not, and costs nothing to make.
         return JSONAdapter(
             base_uri=self._server.address,
             token=token.value if token is not None else None,
-            timeout=(connect_s, read_s),  # type: ignore[arg-type]  # requests takes the pair, the stub does not know
+            timeout=timeouts,  # type: ignore[arg-type]  # requests takes the pair, the stub does not know
             allow_redirects=False,
             session=self._http,
             namespace=self._server.namespace,
         )
-
-
-def _http(server: VaultServer) -> requests.Session:
-    http = requests.Session()
-    # The environment could name a proxy, another CA or a .netrc.
-    http.trust_env = False
-    http.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    http.verify = str(server.ca_file) if server.ca_file is not None else True
-    http.mount("https://", HTTPAdapter(pool_connections=1, pool_maxsize=server.pool_size))
-    http.mount("http://", HTTPAdapter(pool_connections=1, pool_maxsize=server.pool_size))
-    return http
 
 
 def _is_loopback(host: str) -> bool:
@@ -261,7 +272,8 @@ def _is_loopback(host: str) -> bool:
 
 
 def _unavailable(operation: str, fault: _Fault) -> SignerUnavailable:
-    failure = SignerUnavailable(f"Vault {fault.text}, asked to {operation}")
+    kind = Refused if fault.is_up and operation != "login" else SignerUnavailable
+    failure = kind(f"Vault {fault.text}, asked to {operation}")
     failure.__cause__ = fault.cause
     return failure
 
@@ -285,7 +297,7 @@ def _fault(problem: Exception) -> _Fault:
         case requests.exceptions.SSLError():
             return _Fault("untrusted", "cannot be trusted: its certificate is not from vault.ca_file", problem)
         case requests.exceptions.Timeout():
-            return _Fault("timeout", "does not answer in time", problem)
+            return _Fault("timeout", _TOO_SLOW, problem)
         case requests.RequestException() | OSError():
             return _Fault("unreachable", "cannot be reached", problem)
         case _:

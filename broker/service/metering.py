@@ -36,8 +36,11 @@ class Meter(Protocol):
     def vault_called(self, operation: str, outcome: str, seconds: float) -> None:
         """Record one call to Vault."""
 
+    def vault_up(self, *, is_up: bool) -> None:
+        """Set whether Vault answers."""
+
     def key_age(self, realm: str, purpose: str, seconds: float) -> None:
-        """Set the age of the key that signs."""
+        """Set the age of the key that signs; NaN when there is none."""
 
 
 class Unmetered:

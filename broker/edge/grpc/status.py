@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 
 from grpc.aio import ServicerContext
@@ -19,6 +20,14 @@ from broker.v1 import status_pb2 as pb
 from broker.v1 import status_pb2_grpc
 
 
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What is wrong now, for people: what stops minting, and what does not (yet)."""
+
+    stops_minting: tuple[str, ...]
+    passing: tuple[str, ...]
+
+
 class StatusService(status_pb2_grpc.StatusServiceServicer):
     """Says how the broker is."""
 
@@ -29,20 +38,21 @@ class StatusService(status_pb2_grpc.StatusServiceServicer):
         signer: Signer,
         hub: FeedHub,
         clock: Clock,
-        problems: Callable[[], list[str]],
+        condition: Callable[[], Condition],
     ) -> None:
         self._ledger = ledger
         self._policies = policies
         self._signer = signer
         self._hub = hub
         self._clock = clock
-        self._problems = problems
+        self._condition = condition
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: ServicerContext) -> pb.GetStatusResponse:
         """Return the state."""
         del request, context
         CALLER.get().must_be(Role.ADMIN, Role.AUDITOR)
-        problems = await asyncio.to_thread(self._problems)
+        condition = await asyncio.to_thread(self._condition)
+        problems = (*condition.stops_minting, *condition.passing)
         try:
             head = await asyncio.to_thread(self._ledger.head)
         except Failure as failure:
@@ -53,7 +63,7 @@ class StatusService(status_pb2_grpc.StatusServiceServicer):
             incarnation=head.incarnation,
             head=head.size,
             policy_version=head.policy_version,
-            minting=bool(realms) and all(realm.key for realm in realms) and not problems,
+            minting=bool(realms) and all(realm.key for realm in realms) and not condition.stops_minting,
             problems=problems,
             realms=realms,
         )
