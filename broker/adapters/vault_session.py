@@ -46,8 +46,13 @@ class VaultServer:
     pool_size: int = 8
 
     def __post_init__(self) -> None:
-        url = urlsplit(self.address)
-        if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
+        try:
+            url = urlsplit(self.address)
+            # Reading it checks it.
+            is_port = url.port != 0
+        except ValueError:
+            raise ConfigInvalid("vault.address", ("must be https://host:port",)) from None
+        if not is_port or url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
             raise ConfigInvalid("vault.address", ("must be https://host:port",))
         if url.username is not None:
             raise ConfigInvalid("vault.address", ("must hold no user name",))
