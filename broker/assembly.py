@@ -50,6 +50,8 @@ log = logging.getLogger("broker")
 
 PRUNE_EVERY_S = 60.0
 HEALTH_EVERY_S = 1.0
+# As many entries must be older than our clock at a start.
+LAST_ENTRIES = 2000
 EXIT_FATAL = 70
 
 
@@ -329,8 +331,9 @@ class Broker:
     def _compare_clocks(self) -> None:
         """Doubt our clock before anything is minted by it: the ledger's end was written before now."""
         size = self.ledger.head().size
-        [newest] = self.ledger.entries(size - 1, size)
-        self._parts.clock.not_before("the last ledger entry", decode_entry(newest).at)
+        # The very last may be from a start on the same wrong clock: revoking and certifying do not stop for it.
+        last = self.ledger.entries(max(0, size - LAST_ENTRIES), size)
+        self._parts.clock.not_before("the last ledger entries", max(decode_entry(data).at for data in last))
         theirs = self.ledger.wall_clock()
         if theirs is not None:
             self._parts.clock.compare("the store's clock", theirs)
