@@ -40,24 +40,29 @@ class Entry:
     body: Mapping[str, object]
 
 
-def encode_entry(entry: Entry) -> bytes:
+def encode_entry(entry: Entry, *, spelled: Mapping[str, str] | None = None) -> bytes:
     """Return the entry's bytes: ASCII JSON, names sorted, no spaces; milliseconds of UTC.
+
+    Args:
+        entry: What happened.
+        spelled: More members of the body, each as JSON in that same spelling, so that nobody spells it twice.
 
     Raises:
         Invalid: Longer than 65,535 bytes.
     """
-    data = _ENCODER.encode(
-        {
-            "at": entry.at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "body": entry.body,
-            "by": entry.by,
-            "index": entry.index,
-            "kind": entry.kind.value,
-        }
-    ).encode("ascii")
+    at = entry.at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    body = _ENCODER.encode(entry.body) if spelled is None else _joined(entry.body, spelled)
+    by = _ENCODER.encode(entry.by)
+    text = f'{{"at":"{at}","body":{body},"by":{by},"index":{entry.index},"kind":"{entry.kind.value}"}}'
+    data = text.encode("ascii")
     if len(data) > MAX_ENTRY_BYTES:
         raise Invalid("entry", f"would have {len(data)} bytes", hint=f"at most {MAX_ENTRY_BYTES} fit in the ledger")
     return data
+
+
+def _joined(body: Mapping[str, object], spelled: Mapping[str, str]) -> str:
+    members = {**{name: _ENCODER.encode(value) for name, value in body.items()}, **spelled}
+    return "{" + ",".join(f"{_ENCODER.encode(name)}:{members[name]}" for name in sorted(members)) + "}"
 
 
 def decode_entry(data: bytes) -> Entry:

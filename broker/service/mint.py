@@ -38,7 +38,7 @@ from broker.service.ports import (
     SigningKey,
     Write,
 )
-from broker.token.claims import TOKEN_TYP, Claims, encode_claims
+from broker.token.claims import TOKEN_TYP, Claims, encode_claims, numbered
 from broker.token.jws import assemble, signing_input
 from broker.token.keys import Purpose
 
@@ -230,7 +230,7 @@ class Mint:
                 # The new key vouches only for what is issued in its own time.
                 claims = replace(claims, iat=int(now.timestamp()))
             slip = _Slip(claims, str(entry.body["grant"]), key, index=entry.index)
-            slip.signing_input = signing_input(typ=TOKEN_TYP, kid=key.kid, payload=encode_claims(claims))
+            _spell(slip)
             slips.append(slip)
         if stale_kids:
             self._record_resigned(slips, stale_kids, request, now)
@@ -316,14 +316,21 @@ def _claims(ask: Ask, allowed: Allowed, caller: Caller, policy: Policy, now: dat
 def _draft(slip: _Slip, at: datetime, request: RequestKey) -> Draft:
     def draft(index: int) -> bytes:
         slip.index = index
-        slip.claims = replace(slip.claims, idx=index)
-        slip.signing_input = signing_input(typ=TOKEN_TYP, kid=slip.key.kid, payload=encode_claims(slip.claims))
+        slip.claims = numbered(slip.claims, index)
         return _entry(index, slip, at, request, Kind.TOKEN_MINTED)
 
     return draft
 
 
+def _spell(slip: _Slip) -> bytes:
+    """Fill in what is signed, and return the claims in it."""
+    payload = encode_claims(slip.claims)
+    slip.signing_input = signing_input(typ=TOKEN_TYP, kid=slip.key.kid, payload=payload)
+    return payload
+
+
 def _entry(index: int, slip: _Slip, at: datetime, request: RequestKey, kind: Kind) -> bytes:
+    payload = _spell(slip)
     # The hash is over what is signed and not over the signature: ECDSA signatures can be
     # altered by anyone into another valid one, so they identify nothing.
     body = {
@@ -331,15 +338,7 @@ def _entry(index: int, slip: _Slip, at: datetime, request: RequestKey, kind: Kin
         "grant": slip.grant,
         "kid": slip.key.kid,
         "sha256": hashlib.sha256(slip.signing_input).hexdigest(),
-        "claims": claims_body(slip.claims),
     }
-    return encode_entry(Entry(index, kind, at, request.principal, body))
-
-
-def claims_body(claims: Claims) -> dict[str, object]:
-    """Return the claims as an entry records them; `decode_claims_of` is its inverse."""
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name in Claims.__slots__
-        if (value := getattr(claims, name)) is not None
-    }
+    # The claims are recorded letter by letter as they are signed.
+    spelled = {"claims": payload.decode("ascii")}
+    return encode_entry(Entry(index, kind, at, request.principal, body), spelled=spelled)

@@ -70,6 +70,18 @@ class Claims:
             raise Malformed(f"claim {bad.message}") from bad
 
 
+def numbered(claims: Claims, idx: int) -> Claims:
+    """Return `claims` at another index. Raises Malformed."""
+    copy = object.__new__(Claims)
+    # Past the constructor: only the index is new, and only it has to be judged.
+    for name, put in zip(_NAMES, _PUT, strict=True):
+        put(copy, getattr(claims, name))
+    _PUT_IDX(copy, idx)
+    if not 1 <= idx <= MAX_SAFE_INT:
+        raise Malformed("claim idx is not the index of a token; 0 is the ledger's own")
+    return copy
+
+
 def encode_claims(claims: Claims) -> bytes:
     """Return the one JSON spelling of `claims`: names sorted, no spaces, absent claims left out."""
     named = {name: value for name in _NAMES if (value := getattr(claims, name)) is not None}
@@ -218,4 +230,5 @@ _NAMES = tuple(sorted(field.name for field in fields(Claims)))
 _OPTIONAL = frozenset({"user", "workload", "run", "test", "cnf", "act"})
 _PAYLOAD = re.compile(_pattern(), re.ASCII)
 _PUT = tuple(getattr(Claims, name).__set__ for name in _NAMES)
+_PUT_IDX = _PUT[_NAMES.index("idx")]
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, check_circular=False)

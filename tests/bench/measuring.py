@@ -49,8 +49,12 @@ def load(make_call: Callable[[], Callable[[], int]], *, workers: int, seconds: f
     stop = threading.Event()
 
     def work() -> None:
-        call = make_call()
-        call()
+        try:
+            call = make_call()
+            call()
+        except BaseException:
+            begin.abort()
+            raise
         mine, count = [], 0
         begin.wait()
         while not stop.is_set():

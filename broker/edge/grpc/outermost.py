@@ -36,6 +36,7 @@ class Outermost(ServerInterceptor):
         self._meter = meter
         self._admins = admins
         self._certificates = PeerCertificates()
+        self._wrapped: dict[str, grpc.RpcMethodHandler] = {}
 
     def caller(self, context: ServicerContext) -> Caller:
         """Return who is calling, by the policy as it is now. Raises Unauthenticated."""
@@ -48,11 +49,18 @@ class Outermost(ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler:
         """Wrap the handler of one of our methods; health and reflection pass."""
-        handler = await continuation(handler_call_details)
         method = handler_call_details.method
+        wrapped = self._wrapped.get(method)
+        if wrapped is not None:
+            return wrapped
+        handler = await continuation(handler_call_details)
         if handler is None or not method.startswith(OURS):
             return handler
-        name = method.removeprefix(OURS)
+        # Asked for at each call, and always the same; only methods that exist get here.
+        wrapped = self._wrapped[method] = self._wrap(method.removeprefix(OURS), handler)
+        return wrapped
+
+    def _wrap(self, name: str, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(
                 self._streaming(name, cast("Streaming", handler.stream_stream)),
