@@ -65,7 +65,7 @@ class Peer(OpenBao):
         path = self.folder / "server.hcl"
         # In HCL: an audit device has two labels, which its JSON form cannot say.
         path.write_text(
-            f'''
+            f"""
             storage "raft" {{
               path = "{storage}"
               node_id = "peer"
@@ -80,7 +80,7 @@ class Peer(OpenBao):
             audit "file" "bench" {{
               options = {{ file_path = "{self.folder / "audit.log"}" }}
             }}
-            '''
+            """
         )
         return path
 
