@@ -33,6 +33,7 @@ CHANNEL_OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 DRAIN_S = 0.05
+LEAVE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,10 @@ class Feed:
         self._turn = threading.Lock()
         self._thread: threading.Thread | None = None
         self._last: threading.Thread | None = None
-        self._halt: Callable[[], object] | None = None
+        self._halt: Callable[[Callable[[], object]], object] | None = None
+        self._stream: Stream | None = None
+        self._main: asyncio.Task[None] | None = None
+        self._leaving = threading.Event()
         # Verifiers spread over the brokers.
         self._next = random.randrange(len(connection.endpoints))
         self.endpoint = ""
@@ -83,33 +87,53 @@ class Feed:
         """Start the thread. Does not wait for anything."""
         with self._turn:
             if self._thread is None:
+                self._leaving = threading.Event()
                 loop = asyncio.new_event_loop()
                 main = loop.create_task(self._reconnect())
-                self._halt = partial(loop.call_soon_threadsafe, main.cancel)
+                self._main = main
+                self._halt = loop.call_soon_threadsafe
                 self._thread = threading.Thread(
                     target=_run, args=(loop, main, self._last), name="broker-feed", daemon=True
                 )
                 self._thread.start()
 
-    def stop(self, timeout_s: float = 5.0) -> None:
-        """End the connection and the thread; harmless when there is none."""
+    def stop(self, timeout_s: float = 5.0, *, leave: bool = False) -> None:
+        """End the connection and the thread; harmless when there is none.
+
+        Args:
+            timeout_s: How long to wait for the thread.
+            leave: Tell the broker first that this verifier accepts nothing any more, which must be so.
+        """
         with self._turn:
-            thread, halt = self._thread, self._halt
+            thread, halt, main = self._thread, self._halt, self._main
             self._thread = self._halt = None
-        if thread is None or halt is None:
+        if thread is None or halt is None or main is None:
             return
         self._last = thread
-        halt()
+        halt(partial(self._leave, main) if leave else main.cancel)
         if thread is not threading.current_thread():
             thread.join(timeout_s)
+
+    def _leave(self, main: "asyncio.Task[None]") -> None:
+        """In the feed's thread: say so, and cancel when the broker does not take it in time."""
+        self._leaving.set()
+        if self._stream is None:
+            main.cancel()
+            return
+        self._stream.leave()
+        asyncio.get_running_loop().call_later(LEAVE_S, main.cancel)
 
     async def _reconnect(self) -> None:
         pace = self._connection.pace
         failures = 0
-        while True:
+        while not self._leaving.is_set():
             self.endpoint = self._connection.endpoints[self._next % len(self._connection.endpoints)]
             stream = Stream(self._follower, self._keeper, pace, self._note, self._trouble)
+            self._stream = stream
             await self._listen(stream)
+            self._stream = None
+            if self._leaving.is_set():
+                break
             # A stream that was good for a while begins anew; one that was not makes the next wait longer.
             failures = 0 if stream.was_steady else min(failures + 1, 16)
             self._next += 1
@@ -138,6 +162,8 @@ class Feed:
         self._on_step(step)
 
     def _trouble(self, problem: str) -> None:
+        if self._leaving.is_set():
+            return
         self.problem = f"{self.endpoint}: {problem}"
         log.warning("the feed is interrupted: %s", self.problem)
         self._on_step(Step())

@@ -100,11 +100,17 @@ class Stream:
         self._acked_at_s = 0.0
         self._echoed_at_s = 0.0
         self._good_since_s: float | None = None
+        self._is_leaving = False
 
     @property
     def was_steady(self) -> bool:
         """Whether it extended the lease for a few seconds."""
         return self._good_since_s is not None and time.monotonic() - self._good_since_s > self._pace.backoff_most_s
+
+    def leave(self) -> None:
+        """Tell the broker that the verifier accepts nothing any more; it then ends the stream."""
+        self._is_leaving = True
+        self._wake.set()
 
     async def listen(self, channel: grpc.aio.Channel, realm: str) -> None:
         """Listen until something ends it.
@@ -133,6 +139,10 @@ class Stream:
                 message = await asyncio.wait_for(call.read(), deadline_s - time.monotonic())
             except TimeoutError as silent:
                 raise Stale("no frame extended the lease in time", hint="the broker or the network hangs") from silent
+            if self._is_leaving:
+                if message is EOF:
+                    return
+                continue
             if message is EOF:
                 raise Stale("the broker ended the stream", hint="it is probably restarting")
             before_ns = self._follower.state.accept_until_ns
@@ -178,6 +188,10 @@ class Stream:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self._rest_s())
             self._wake.clear()
+            if self._is_leaving:
+                await call.write(feed_pb2.ListenRequest(leave=feed_pb2.Leave()))
+                await call.done_writing()
+                return
             if time.monotonic() >= self._echo_at_s():
                 await self._ask_echo(call)
             if self._nacks:

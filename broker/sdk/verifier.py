@@ -206,8 +206,8 @@ class Verifier:
             raise dead
         # 11. The lease that was earned by what was compared with, and by nothing newer (P5).
         latest = self._follower.state
-        if now_ns > state.accept_until_ns:
-            if latest is state:
+        if self._is_closed or now_ns > state.accept_until_ns:
+            if self._is_closed or latest is state:
                 raise self._stale()
             return None
         if latest.epoch != state.epoch or state.matcher.generation != generation:
@@ -273,10 +273,12 @@ class Verifier:
 
     def close(self) -> None:
         """End the connection, cancel all uses, and refuse from now on."""
+        holds_lease = self.state().is_fresh
         self._is_closed = True
-        self._feed.stop()
-        self._follower.state = nothing_trusted()
         self._uses.close(self._stale())
+        # Nothing is accepted from here on, so the broker may be told: revocations need not wait for the lease.
+        self._feed.stop(leave=holds_lease)
+        self._follower.state = nothing_trusted()
         self._young, self._old = {}, {}
         self._wake()
 

@@ -20,10 +20,13 @@ class Listener:
     head: int = 0
     acknowledged_ns: int | None = None
     left_ns: int | None = None
+    gave_up_ns: int | None = None
     last_nack: str = ""
 
     def holds_until_ns(self, now_ns: int) -> int:
         """Return the last instant at which it can hold a lease: the latest frame it can have, and a lease."""
+        if self.gave_up_ns is not None:
+            return self.gave_up_ns
         last_frame_ns = now_ns if self.left_ns is None else self.left_ns
         return last_frame_ns + self.lease_ms * NS_PER_MS
 
@@ -100,6 +103,11 @@ class Listeners:
         """Note that a stream ended. It still counts until its lease must have run out."""
         listener.left_ns = now_ns
         self._notify()
+
+    def give_up(self, listener: Listener, now_ns: int) -> None:
+        """Note that a verifier accepts nothing any more, by its own word, which counts like an acknowledgement."""
+        listener.gave_up_ns = now_ns
+        self.leave(listener, now_ns)
 
     def acknowledge(self, listener: Listener, head: int, now_ns: int) -> None:
         """Note that a verifier has applied everything below `head`; it never goes back."""

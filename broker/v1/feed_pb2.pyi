@@ -46,16 +46,22 @@ DIMENSION_KEY: Dimension
 DIMENSION_LABEL: Dimension
 
 class ListenRequest(_message.Message):
-    __slots__ = ("hello", "echo", "ack", "nack")
+    __slots__ = ("hello", "echo", "ack", "nack", "leave")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     ECHO_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
     NACK_FIELD_NUMBER: _ClassVar[int]
+    LEAVE_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     echo: Echo
     ack: Ack
     nack: Nack
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., echo: _Optional[_Union[Echo, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., nack: _Optional[_Union[Nack, _Mapping]] = ...) -> None: ...
+    leave: Leave
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., echo: _Optional[_Union[Echo, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., nack: _Optional[_Union[Nack, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ...) -> None: ...
+
+class Leave(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("realm", "version", "incarnation", "head")

@@ -280,6 +280,9 @@ class FeedService:
     async def _read(self, requests: AsyncIterator[feed_pb2.ListenRequest], subscriber: Subscriber) -> None:
         try:
             async for request in requests:
+                if request.WhichOneof("message") == "leave":
+                    self._hub.listeners.give_up(subscriber.listener, self._clock.boottime_ns())
+                    break
                 self._take(request, subscriber)
         finally:
             subscriber.has_work.set()
@@ -308,7 +311,7 @@ class FeedService:
                 subscriber.position = None
                 subscriber.has_work.set()
             case _:
-                raise Invalid("message", "must be an echo, an ack or a nack")
+                raise Invalid("message", "must be an echo, an ack, a nack or leave")
 
     def _answer(self, subscriber: Subscriber, echo: feed_pb2.Echo) -> bytes:
         return self._hub.publisher.answer_echo(
