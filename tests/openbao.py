@@ -31,6 +31,7 @@ class OpenBao:
         self.tls = tls
         self.token = ROOT_TOKEN
         self.port = 0
+        self._cluster_port = 0
         self._unseal_key = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._context = ssl.create_default_context(cafile=str(tls.ca)) if tls is not None else None
@@ -151,19 +152,23 @@ class OpenBao:
     def _configuration(self) -> Path:
         assert self.tls is not None
         path = self.folder / "server.json"
+        self._cluster_port = self._cluster_port or _free_port()
         listener = {
             "address": f"127.0.0.1:{self.port}",
             "tls_cert_file": str(self.tls.certificate),
             "tls_key_file": str(self.tls.key),
+            "cluster_address": f"127.0.0.1:{self._cluster_port}",
         }
         storage = self.folder / "storage"
         storage.mkdir(exist_ok=True)
         path.write_text(
             json.dumps(
                 {
-                    "storage": {"file": {"path": str(storage)}},
+                    # One node that elects itself at once.
+                    "storage": {"raft": {"path": str(storage), "node_id": "one", "performance_multiplier": 1}},
                     "listener": [{"tcp": listener}],
                     "api_addr": self.address,
+                    "cluster_addr": f"https://127.0.0.1:{self._cluster_port}",
                 }
             )
         )

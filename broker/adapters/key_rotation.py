@@ -123,7 +123,8 @@ class KeyRotation:
         usable = [one for one in held if one.key.signs_until > now]
         settled = [one for one in usable if one.signs_from <= now]
         if not usable:
-            raise SignerUnavailable(f"realm {realm} has no key to sign with: {self._problem or 'not certified yet'}")
+            why = self._problem or ("its key has ended" if held else "not certified yet")
+            raise SignerUnavailable(f"realm {realm} has no key to sign with: {why}")
         chosen = settled[-1] if settled else usable[0]
         return chosen.key
 
@@ -211,6 +212,7 @@ class KeyRotation:
         with self._state:
             if made.key.kid not in self._forgotten and not self._closing:
                 self._held = {**self._held, slot: (*self._held.get(slot, ()), made)}
+        self._meter.key_age(realm.realm, purpose.value, 0.0)
 
     def _trust(self, realm: RealmKeys) -> RealmTrust:
         trust = RealmTrust(realm.realm, realm.issuer, realm.audience, tuple(self._root.public_jwk(realm.realm)))

@@ -30,7 +30,7 @@ PROBE_READ_S = 2.0
 # Renewed between half and seven tenths of the life, so that many brokers do not come at once.
 RENEW_FROM, RENEW_JITTER = 0.5, 0.2
 # Without other calls, so often is looked whether Vault is there and our token good; each tick while it is away.
-LOOK_EVERY_NS = 10 * NS_PER_S
+LOOK_EVERY_NS = 5 * NS_PER_S
 _TOO_SLOW = "does not answer in time"
 
 
