@@ -3,27 +3,29 @@
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
+from broker.adapters.policy_yaml import Path, read_yaml, shown, unusable
+from broker.domain.asking import UNRECOGNISED
 from broker.domain.policy import Environment, Grant, Limits, Partner, Policy, Principal, Realm, Role
-from broker.errors import ConfigInvalid, Invalid
+from broker.errors import Invalid
+from broker.token.claims import ISSUER, MAX_LABELS
 from broker.token.identifiers import bare_name, identifier, model_name, principal_uri
 
-MAX_BYTES = 1 << 20
 MAX_TTL_S = 7 * 86_400
+# Every token of a realm or partner carries these; it must fit the size above which verifiers read nothing.
+MAX_ISSUER_BYTES = 256
+MAX_LABELS_BYTES = 1024
 _DURATION = re.compile(r"([1-9][0-9]{0,6})(s|m|h|d)", re.ASCII)
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_ISSUER = re.compile(r"https://[a-z0-9.-]+(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~-]+)*", re.ASCII)
+_ISSUER = re.compile(ISSUER, re.ASCII)
 _IDENTIFIER_SCHEMA = r"^[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?$"
 
 _MODEL_SCHEMA = {"type": "string", "pattern": r"^[a-z0-9][a-z0-9._@-]*$", "maxLength": 257}
 _URI_SCHEMA = {"type": "string", "pattern": r"^spiffe://[a-z0-9.-]+(/[A-Za-z0-9._-]+)+$"}
-
-Path = tuple[str | int, ...]
 
 
 def _rule(check: Callable[[str, str], str]) -> AfterValidator:
@@ -44,8 +46,12 @@ def _seconds(text: object) -> int:
 
 
 def _issuer(field: str, text: str) -> str:
-    if not _ISSUER.fullmatch(text):
-        raise Invalid(field, f"{text!a} is not an issuer", hint="use an https URL without query or final slash")
+    if len(text) > MAX_ISSUER_BYTES or not _ISSUER.fullmatch(text):
+        raise Invalid(
+            field,
+            f"{shown(text)} is not an issuer",
+            hint=f"use an https URL of at most {MAX_ISSUER_BYTES} characters, without query or final slash",
+        )
     return text
 
 
@@ -147,116 +153,37 @@ def load_policy(document: str, *, source: str = "policy") -> Policy:
     Raises:
         ConfigInvalid: With every problem that can be told, each as `source:line: field: problem; fix`.
     """
-    if len(document.encode("utf-8", "surrogatepass")) > MAX_BYTES:
-        raise ConfigInvalid(source, (f"{source}:1: document: is larger than {MAX_BYTES} bytes; split it",))
-    value, lines = _parse(document, source)
+    value, lines = read_yaml(document, source)
     try:
         form = PolicyForm.model_validate(value)
     except ValidationError as invalid:
-        raise ConfigInvalid(source, tuple(_shape_problems(invalid, lines, source))) from invalid
-    problems = tuple(
-        f"{source}:{_line(lines, path)}: {_dotted(path)}: {problem}" for path, problem in _meaning_problems(form)
-    )
+        raise unusable(_shape_problems(invalid), lines, source) from invalid
+    problems = list(_meaning_problems(form))
     if problems:
-        raise ConfigInvalid(source, problems)
+        raise unusable(problems, lines, source)
     return _policy(form)
 
 
-def _parse(document: str, source: str) -> tuple[Any, Mapping[Path, int]]:
-    lines: dict[Path, int] = {}
-    problems: list[str] = []
-
-    def build(node: yaml.Node, path: Path) -> Any:
-        line = node.start_mark.line + 1
-        lines[path] = line
-        if isinstance(node, yaml.MappingNode):
-            mapping: dict[str, Any] = {}
-            for key, child in node.value:
-                if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
-                    problems.append(f"{source}:{key.start_mark.line + 1}: {_dotted(path)}: a name must be a string")
-                    continue
-                if key.value in mapping:
-                    where = _dotted((*path, key.value))
-                    problems.append(f"{source}:{key.start_mark.line + 1}: {where}: is there twice; remove one")
-                mapping[key.value] = build(child, (*path, key.value))
-                lines[(*path, key.value)] = key.start_mark.line + 1
-            return mapping
-        if isinstance(node, yaml.SequenceNode):
-            return [build(child, (*path, position)) for position, child in enumerate(node.value)]
-        return _scalar(node)
-
-    try:
-        _refuse_aliases(document)
-        loader = yaml.SafeLoader(document)
-        try:
-            root = loader.get_single_node()
-        finally:
-            loader.dispose()
-        value = build(root, ()) if root is not None else None
-    except yaml.YAMLError as bad:
-        mark = getattr(bad, "problem_mark", None)
-        line = mark.line + 1 if mark is not None else 1
-        what = getattr(bad, "problem", None) or str(bad).splitlines()[0]
-        raise ConfigInvalid(source, (f"{source}:{line}: document: {what}; mend the YAML",)) from bad
-    except RecursionError as bad:
-        raise ConfigInvalid(source, (f"{source}:1: document: is nested too deeply",)) from bad
-    if value is None:
-        raise ConfigInvalid(source, (f"{source}:1: document: is empty; an empty policy allows nothing",))
-    if problems:
-        raise ConfigInvalid(source, tuple(problems))
-    return value, lines
+_SHAPES = {
+    "missing": "is missing; add it",
+    "extra_forbidden": "is not a field; remove it",
+    "string_type": "must be text; write a word, in quotes where YAML reads it as something else",
+    "int_type": "must be a whole number; write it in decimal, without quotes",
+    "dict_type": "must be a mapping; write `name: value` below it",
+    "model_type": "must be a mapping; write `field: value` below it",
+    "list_type": "must be a list; write [one, two]",
+    "too_short": "is empty; name at least one",
+}
 
 
-class _Refused(yaml.YAMLError):
-    """YAML that could be read, and must not be."""
-
-    def __init__(self, problem: str, event: yaml.Event) -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.problem_mark = event.start_mark
-
-
-def _refuse_aliases(document: str) -> None:
-    # A few lines of aliases can stand for gigabytes, and a tag can name code.
-    for event in yaml.parse(document, Loader=yaml.SafeLoader):
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise _Refused("anchors and aliases are not allowed", event)
-        if isinstance(event, yaml.NodeEvent) and getattr(event, "tag", None) is not None:
-            raise _Refused("tags are not allowed", event)
-
-
-def _scalar(node: yaml.Node) -> Any:
-    if node.tag == "tag:yaml.org,2002:int" and re.fullmatch(r"-?[0-9]{1,15}", node.value):
-        return int(node.value)
-    if node.tag == "tag:yaml.org,2002:null":
-        return None
-    if node.tag == "tag:yaml.org,2002:bool":
-        # YAML 1.1 reads `no` and `on` as booleans; as names they are what they look like.
-        return node.value if node.value.lower() not in ("true", "false") else node.value.lower() == "true"
-    return node.value
-
-
-def _shape_problems(invalid: ValidationError, lines: Mapping[Path, int], source: str) -> Iterator[str]:
-    fixes = {"missing": "add it", "extra_forbidden": "remove it; it is not a field"}
-    for error in invalid.errors():
-        path = tuple(part for part in error["loc"] if part != "[key]")
-        message = error["msg"].removeprefix("Value error, ")
-        fix = fixes.get(error["type"])
-        text = f"{message[:1].lower()}{message[1:]}" + (f"; {fix}" if fix else "")
-        yield f"{source}:{_line(lines, path)}: {_dotted(path)}: {text}"
-
-
-def _line(lines: Mapping[Path, int], path: Path) -> int:
-    while path and path not in lines:
-        path = path[:-1]
-    return lines.get(path, 1)
-
-
-def _dotted(path: Sequence[str | int]) -> str:
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f"{'.' if text else ''}{part}"
-    return text or "document"
+def _shape_problems(invalid: ValidationError) -> Iterator[tuple[Path, str]]:
+    for error in invalid.errors(include_input=False, include_url=False):
+        path = error["loc"]
+        if path and path[-1] == "[key]":
+            path = path[:-1]
+        message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        is_told = error["type"] == "value_error"
+        yield path, _SHAPES.get(error["type"]) or (message if is_told else f"{message}; change it")
 
 
 def _meaning_problems(form: PolicyForm) -> Iterator[tuple[Path, str]]:
@@ -303,14 +230,27 @@ def _partner_problems(form: PolicyForm) -> Iterator[tuple[Path, str]]:
             ),
             "a user or workload",
         )
+        yield from _label_problems(partner, (*at, "labels"))
+        if UNRECOGNISED in partner.environments:
+            yield (*at, "environments", UNRECOGNISED), "stands for no environment at all; choose another name"
         places += [
             ((*at, "environments", env, "certificate"), e.certificate) for env, e in partner.environments.items()
         ]
     yield from _repeats(iter(places), "an environment's certificate")
 
 
+def _label_problems(partner: PartnerForm, at: Path) -> Iterator[tuple[Path, str]]:
+    if len(partner.labels) > MAX_LABELS:
+        yield at, f"are {len(partner.labels)}; keep at most {MAX_LABELS}"
+    if sum(len(name) + 1 + len(value) for name, value in partner.labels.items()) > MAX_LABELS_BYTES:
+        yield at, f"have more than {MAX_LABELS_BYTES} characters in all; shorten them"
+
+
 def _grant_problems(form: PolicyForm, grant: GrantForm, at: Path) -> Iterator[tuple[Path, str]]:
     partner, realm = form.partners.get(grant.partner), form.realms.get(grant.realm)
+    for part in ("models", "environments", "users", "workloads"):
+        named = ((*at, part, n) for n in range(len(getattr(grant, part))))
+        yield from _repeats(zip(named, getattr(grant, part), strict=True), "a name")
     if partner is None:
         yield (*at, "partner"), f"there is no partner {grant.partner}; add it under partners"
     else:
@@ -340,6 +280,10 @@ def _principal_problems(form: PolicyForm) -> Iterator[tuple[Path, str]]:
         ((("principals", n, "id"), principal.id) for n, principal in enumerate(form.principals)), "a principal"
     )
     needs = {"harness": "partner", "verifier": "realm"}
+    places: dict[str, str] = {}
+    for name, partner in form.partners.items():
+        for environment in partner.environments.values():
+            places.setdefault(environment.certificate, name)
     for position, principal in enumerate(form.principals):
         at: Path = ("principals", position)
         for field, known in (("partner", form.partners), ("realm", form.realms)):
@@ -350,6 +294,9 @@ def _principal_problems(form: PolicyForm) -> Iterator[tuple[Path, str]]:
                 yield (*at, field), f"a {principal.role} has no {field}; remove it"
             if value is not None and value not in known:
                 yield (*at, field), f"there is no {field} {value}; add it under {field}s"
+        place = places.get(principal.id)
+        if principal.partner in form.partners and place not in (None, principal.partner):
+            yield (*at, "id"), f"proves an environment of {place}; give {principal.partner} a certificate of its own"
 
 
 def _s(duration: object) -> int:
