@@ -52,7 +52,7 @@ class OpenBao:
         return VaultServer(address, ca_file=self.tls.ca if self.tls is not None else None, **changed)
 
     def start(self) -> "OpenBao":
-        self.port = self.port or _free_port()
+        self.port = self.port or free_port()
         if self.tls is None:
             arguments = ["-dev", f"-dev-root-token-id={self.token}", f"-dev-listen-address=127.0.0.1:{self.port}"]
             arguments.append("-dev-no-store-token")
@@ -152,7 +152,7 @@ class OpenBao:
     def _configuration(self) -> Path:
         assert self.tls is not None
         path = self.folder / "server.json"
-        self._cluster_port = self._cluster_port or _free_port()
+        self._cluster_port = self._cluster_port or free_port()
         listener = {
             "address": f"127.0.0.1:{self.port}",
             "tls_cert_file": str(self.tls.certificate),
@@ -190,6 +190,6 @@ class OpenBao:
         self.unseal()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
