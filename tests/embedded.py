@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ from broker.adapters.local_root import LocalRoot
 from broker.adapters.memory_signer import make_memory_key
 from broker.adapters.metrics import PrometheusMeter
 from broker.assembly import Broker, Doors, Parts
+from broker.key_home import KeyHome
 from tests.served import ADMIN, Served
+
+OpenHome = Callable[[SystemClock, PrometheusMeter], KeyHome]
 
 
 class Wall:
@@ -28,9 +32,20 @@ class Wall:
 class Embedded(Served):
     """As Served, without a process: `stop` and `start` as often as needed. A start reads `wall` anew."""
 
-    def __init__(self, folder: Path, *, wall: Wall, store: str = "", **options: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        wall: Wall | None = None,
+        store: str = "",
+        lifetimes: Lifetimes | None = None,
+        open_home: OpenHome | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(folder, **options)
-        self._wall = wall
+        self._lifetimes = lifetimes or Lifetimes()
+        self._open_home = open_home or self._local_home
+        self._wall = wall or Wall()
         self._store = store or f"sqlite:///{folder / 'ledger.db'}"
         self._thread: threading.Thread | None = None
         self._stop: threading.Event = threading.Event()
@@ -52,20 +67,26 @@ class Embedded(Served):
             self._thread.join(timeout=20)
             assert not self._thread.is_alive()
 
+    def _local_home(self, _clock: SystemClock, _meter: PrometheusMeter) -> KeyHome:
+        return KeyHome(LocalRoot(self.folder / "keys", b"a passphrase"), make_memory_key, signs_in_memory=True)
+
     def _run(self, ready: threading.Event, stop: threading.Event) -> None:
         async def serve() -> None:
+            clock, meter = SystemClock(read_wall=self._wall.read), PrometheusMeter()
+            home = self._open_home(clock, meter)
             parts = Parts(
                 store_url=self._store,
                 headroom_bytes=1 << 20,
                 is_sole=True,
-                root=LocalRoot(self.folder / "keys", b"a passphrase"),
-                make_token_key=make_memory_key,
-                signs_in_memory=True,
-                lifetimes=Lifetimes(),
+                root=home.root,
+                make_token_key=home.make,
+                signs_in_memory=home.signs_in_memory,
+                lifetimes=self._lifetimes,
                 admins=frozenset({ADMIN}),
                 max_ttl=timedelta(days=1),
-                clock=SystemClock(read_wall=self._wall.read),
-                meter=PrometheusMeter(),
+                clock=clock,
+                meter=meter,
+                key_home_problem=home.problem,
             )
             papers = self.server
             doors = Doors(f"127.0.0.1:{self.port}", None, papers.certificate, papers.key, self.authority.ca)
@@ -85,5 +106,6 @@ class Embedded(Served):
             finally:
                 stop.set()
                 await watching
+                await asyncio.to_thread(home.close)
 
         asyncio.run(serve())

@@ -15,15 +15,17 @@ from pathlib import Path
 import grpc
 import pytest
 
+from broker.adapters.vault_login import AppRoleLogin
 from broker.config import Settings, load_settings
 from broker.errors import Rejected, Revoked
 from broker.sdk import Verifier
 from broker.sdk.failures import failure_of
 from broker.v1 import runs_pb2, tokens_pb2
-from tests.authority import Authority
-from tests.openbao import REALMS, OpenBao, free_port
+from tests.openbao import OpenBao, free_port
 from tests.served import Served, request_id
 from tests.waiting import eventually
+
+pytest_plugins = ["tests.fixtures_openbao"]
 
 ROOT = Path(__file__).parent.parent.parent
 HEADING = "## Production: OpenBao and PostgreSQL"
@@ -148,26 +150,18 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
-    authority = Authority(tmp_path_factory.mktemp("authority"))
-    server = OpenBao(tmp_path_factory.mktemp("openbao-tls"), authority.server()).start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def brokers(vault: OpenBao, store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Served]]:
+def brokers(
+    sealed_vault: OpenBao, sealed_login: AppRoleLogin, store: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Served, Served]]:
     """Two brokers on one ledger and one Vault; the first has its keys in memory, the second signs in Vault."""
-    assert vault.tls is not None
-    login = tmp_path_factory.mktemp("approle")
-    vault.prepare(login, *REALMS)
+    assert sealed_vault.tls is not None
     keys = f"""
 [vault]
-address = "{vault.address}"
-ca_file = "{vault.tls.ca}"
+address = "{sealed_vault.address}"
+ca_file = "{sealed_vault.tls.ca}"
 auth = "approle"
-role_id_file = "{login / "role_id"}"
-secret_id_file = "{login / "secret_id"}"
+role_id_file = "{sealed_login.role_id_file}"
+secret_id_file = "{sealed_login.secret_id_file}"
 [keys]
 """
     first = Served(tmp_path_factory.mktemp("first"), store=store, keys=keys + 'mode = "vault"')
@@ -274,11 +268,11 @@ def test_p4_tokens_minted_at_both_while_one_revokes_are_dead_exactly_when_they_c
 
 
 def test_p11_a_sealed_vault_stops_only_the_broker_whose_token_keys_are_in_it(
-    brokers: tuple[Served, Served], verifiers: tuple[Verifier, Verifier], vault: OpenBao
+    brokers: tuple[Served, Served], verifiers: tuple[Verifier, Verifier], sealed_vault: OpenBao
 ) -> None:
     first, second = brokers
     token = first.mint()
-    vault.seal()
+    sealed_vault.seal()
     try:
         with pytest.raises(grpc.RpcError) as refused:
             second.mint()
@@ -288,7 +282,7 @@ def test_p11_a_sealed_vault_stops_only_the_broker_whose_token_keys_are_in_it(
         second.revoke(token=token.id, wait=True)
         assert [denied(verifier, token.token) for verifier in verifiers] == [True, True]
     finally:
-        vault.unseal()
+        sealed_vault.unseal()
     eventually(lambda: minted(second), "minting again", within_s=6)
 
 
