@@ -10,9 +10,11 @@ import sys
 import threading
 import tomllib
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
+import psycopg
 import pytest
 
 from broker.adapters.vault_login import AppRoleLogin
@@ -20,9 +22,10 @@ from broker.config import Settings, load_settings
 from broker.errors import Rejected, Revoked
 from broker.sdk import Verifier
 from broker.sdk.failures import failure_of
-from broker.v1 import runs_pb2, tokens_pb2
+from broker.v1 import policy_pb2, runs_pb2, status_pb2, tokens_pb2
+from tests.embedded import Embedded, Wall
 from tests.openbao import OpenBao, free_port
-from tests.served import Served, request_id
+from tests.served import POLICY, Served, request_id
 from tests.waiting import eventually
 
 pytest_plugins = ["tests.fixtures_openbao"]
@@ -139,14 +142,30 @@ def test_the_example_of_a_configuration_is_good_and_names_every_setting(tmp_path
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The settings of a store on a PostgreSQL of our own."""
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a PostgreSQL of our own."""
     folder = tmp_path_factory.mktemp("postgresql")
     try:
-        (folder / "url").write_text(python(START_POSTGRESQL, folder / "pg"))
-        yield f'url_file = "{folder / "url"}"'
+        yield python(START_POSTGRESQL, folder / "pg")
     finally:
         python(STOP_POSTGRESQL, folder / "pg")
+
+
+@pytest.fixture(scope="module")
+def store(postgresql: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The settings of a store on it."""
+    file = tmp_path_factory.mktemp("store") / "url"
+    file.write_text(postgresql)
+    return f'url_file = "{file}"'
+
+
+@pytest.fixture
+def another_database(postgresql: str) -> Iterator[str]:
+    """The URL of an empty database in it."""
+    with psycopg.connect(postgresql, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE another")
+        yield postgresql.replace("/postgres?", "/another?")
+        connection.execute("DROP DATABASE another WITH (FORCE)")
 
 
 @pytest.fixture(scope="module")
@@ -319,3 +338,31 @@ def refused_as(verifier: Verifier, token: str) -> type[Rejected] | None:
     except Rejected as rejected:
         return type(rejected)
     return None
+
+
+@pytest.mark.parametrize("off", [timedelta(hours=1), timedelta(hours=-1), timedelta(seconds=65)])
+def test_a_broker_whose_clock_differs_from_its_databases_by_more_than_a_minute_mints_nothing(
+    another_database: str, tmp_path: Path, off: timedelta
+) -> None:
+    wall = Wall()
+    wall.off = off
+    served = Embedded(tmp_path, wall=wall, store=another_database, policy=None)
+    with served:
+        served.policies().ApplyPolicy(
+            policy_pb2.ApplyPolicyRequest(request_id=request_id(), document=POLICY), timeout=10
+        )
+        with pytest.raises(grpc.RpcError) as refused:
+            served.mint()
+        failure = failure_of(refused.value)
+        assert failure.reason == "CLOCK_ASTRAY"
+        assert "the store's clock" in failure.message
+        assert failure.message in served.status().GetStatus(status_pb2.GetStatusRequest(), timeout=10).problems
+        # Cutting off goes on.
+        assert served.revoke(partner="acme")[0].committed.index
+
+
+def test_a_clock_within_a_minute_of_the_databases_mints(another_database: str, tmp_path: Path) -> None:
+    wall = Wall()
+    wall.off = timedelta(seconds=50)
+    with Embedded(tmp_path, wall=wall, store=another_database) as served:
+        assert served.mint().token
