@@ -16,7 +16,7 @@ from pathlib import Path
 import grpc
 import uvicorn
 
-from broker.adapters.clock import SystemClock
+from broker.adapters.clock import ASTRAY, SystemClock
 from broker.adapters.key_rotation import KeyRotation, Lifetimes, MakeKey
 from broker.adapters.metrics import PrometheusMeter
 from broker.adapters.policy_file import load_policy
@@ -107,6 +107,7 @@ class Broker:
             parts.store_url,
             clock,
             headroom_bytes=parts.headroom_bytes,
+            is_sole=parts.is_sole,
             on_commit=self._wake,
             on_group=meter.appended,
             on_fatal=self._fail,
@@ -329,14 +330,21 @@ class Broker:
         return self.condition()
 
     def _compare_clocks(self) -> None:
-        """Doubt our clock before anything is minted by it: the ledger's end was written before now."""
-        size = self.ledger.head().size
+        """Doubt our clock before anything is signed by it: the ledger's end was written before now."""
+        clock, size = self._parts.clock, self.ledger.head().size
         # The very last may be from a start on the same wrong clock: revoking and certifying do not stop for it.
-        last = self.ledger.entries(max(0, size - LAST_ENTRIES), size)
-        self._parts.clock.not_before("the last ledger entries", max(decode_entry(data).at for data in last))
+        last = max(decode_entry(data).at for data in self.ledger.entries(max(0, size - LAST_ENTRIES), size))
         theirs = self.ledger.wall_clock()
         if theirs is not None:
-            self._parts.clock.compare("the store's clock", theirs)
+            clock.compare("the store's clock", theirs)
+            if abs(theirs - clock.now()) > ASTRAY:
+                clock.correct("the store's clock at the start", theirs)
+        if last - clock.now() > ASTRAY:
+            # One broker whose clock is ahead must not set the clocks of all others.
+            if theirs is None:
+                clock.correct("the last ledger entries", last)
+            else:
+                clock.compare("the last ledger entries", last)
 
     def _publish_certificate(
         self, realm: str, purpose: Purpose, kid: str, certificate: str, expires_at: datetime

@@ -10,6 +10,12 @@ from typing import Any, Protocol
 KnownRequest = tuple[str, str, bytes, int, int]
 """Principal, request id, digest, first index, number of entries."""
 
+EntryRow = tuple[int, bytes, bytes]
+"""Index, entry, leaf hash."""
+
+RequestRow = tuple[str, str, bytes, int, int, int]
+"""Principal, request id, digest, first index, number of entries, milliseconds."""
+
 
 class Statements(Protocol):
     """What an append says to one kind of engine."""
@@ -20,14 +26,17 @@ class Statements(Protocol):
     def known(self, cursor: Any, keys: Sequence[tuple[str, str]]) -> Iterable[KnownRequest]:
         """Return those of the request ids that came before, in one query."""
 
-    def add_entries(self, cursor: Any, rows: Sequence[tuple[int, bytes, bytes]]) -> None:
-        """Insert (index, entry, leaf hash)."""
+    def add_entries(self, cursor: Any, rows: Sequence[EntryRow]) -> None:
+        """Insert into the ledger."""
 
-    def add_requests(self, cursor: Any, rows: Sequence[tuple[str, str, bytes, int, int, int]]) -> None:
-        """Insert (principal, request id, digest, first index, number of entries, milliseconds)."""
+    def add_requests(self, cursor: Any, rows: Sequence[RequestRow]) -> None:
+        """Remember request ids."""
 
     def move_head(self, cursor: Any, size: int, policy_version: int) -> None:
         """Set what `lock_head` returns next."""
+
+    def notify(self, cursor: Any) -> None:
+        """Tell the other brokers, after the commit, that verifiers must learn of it."""
 
 
 class SqliteStatements:
@@ -49,11 +58,11 @@ class SqliteStatements:
         ).fetchall()
         return found
 
-    def add_entries(self, cursor: Any, rows: Sequence[tuple[int, bytes, bytes]]) -> None:
+    def add_entries(self, cursor: Any, rows: Sequence[EntryRow]) -> None:
         """As the protocol says."""
         cursor.executemany("INSERT INTO ledger (idx, entry, leaf_hash) VALUES (?, ?, ?)", rows)
 
-    def add_requests(self, cursor: Any, rows: Sequence[tuple[str, str, bytes, int, int, int]]) -> None:
+    def add_requests(self, cursor: Any, rows: Sequence[RequestRow]) -> None:
         """As the protocol says."""
         cursor.executemany(
             "INSERT INTO requests (principal, request_id, digest, first_idx, entries, at_ms) VALUES (?, ?, ?, ?, ?, ?)",
@@ -63,6 +72,9 @@ class SqliteStatements:
     def move_head(self, cursor: Any, size: int, policy_version: int) -> None:
         """As the protocol says."""
         cursor.execute("UPDATE head SET size = ?, policy_version = ? WHERE id = 0", (size, policy_version))
+
+    def notify(self, cursor: Any) -> None:
+        """As the protocol says: nobody listens. Several brokers on one file poll."""
 
 
 class PostgresStatements:
@@ -84,14 +96,14 @@ class PostgresStatements:
         found: list[KnownRequest] = cursor.fetchall()
         return found
 
-    def add_entries(self, cursor: Any, rows: Sequence[tuple[int, bytes, bytes]]) -> None:
+    def add_entries(self, cursor: Any, rows: Sequence[EntryRow]) -> None:
         """As the protocol says."""
         with cursor.copy("COPY ledger (idx, entry, leaf_hash) FROM STDIN (FORMAT BINARY)") as copy:
             copy.set_types(("int8", "bytea", "bytea"))
             for row in rows:
                 copy.write_row(row)
 
-    def add_requests(self, cursor: Any, rows: Sequence[tuple[str, str, bytes, int, int, int]]) -> None:
+    def add_requests(self, cursor: Any, rows: Sequence[RequestRow]) -> None:
         """As the protocol says."""
         with cursor.copy(
             "COPY requests (principal, request_id, digest, first_idx, entries, at_ms) FROM STDIN (FORMAT BINARY)"
@@ -103,6 +115,10 @@ class PostgresStatements:
     def move_head(self, cursor: Any, size: int, policy_version: int) -> None:
         """As the protocol says."""
         cursor.execute("UPDATE head SET size = %s, policy_version = %s WHERE id = 0", (size, policy_version))
+
+    def notify(self, cursor: Any) -> None:
+        """As the protocol says."""
+        cursor.execute("NOTIFY broker_changed")
 
 
 def statements_for(dialect: str) -> Statements:

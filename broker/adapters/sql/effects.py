@@ -4,7 +4,7 @@ import json
 from datetime import UTC, datetime
 from typing import assert_never
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
 from broker.adapters.sql.schema import blocks, certificates, policies, revocations, runs
 from broker.errors import Blocked, NotFound, RunEnded
@@ -37,13 +37,22 @@ def instant(at_ms: int) -> datetime:
     return datetime.fromtimestamp(at_ms / 1000, UTC)
 
 
-def check(connection: Connection, guard: Guard) -> None:
+RunsSeen = dict[str, Row[str, str, bool, int] | None]
+"""Runs as this transaction read them; to be forgotten at each effect. Many mints of a group are of one run."""
+
+# Made once: building a statement costs more than running it.
+_RUN = select(runs.c.partner, runs.c.realm, runs.c.is_closed, runs.c.lease_ends_at_ms).where(
+    runs.c.id == bindparam("run")
+)
+
+
+def check(connection: Connection, guard: Guard, seen: RunsSeen) -> None:
     """Raise what the guard says unless it holds now."""
     match guard:
         case RunIsOpen(run, partner, realm, at):
-            row = connection.execute(
-                select(runs.c.partner, runs.c.realm, runs.c.is_closed, runs.c.lease_ends_at_ms).where(runs.c.id == run)
-            ).first()
+            if run not in seen:
+                seen[run] = connection.execute(_RUN, {"run": run}).first()
+            row = seen[run]
             if row is None or row.partner != partner or row.realm != realm:
                 raise NotFound(f"there is no run {run} of yours in this realm", hint="see: broker run list")
             if row.is_closed:

@@ -2,19 +2,27 @@
 
 import fcntl
 import os
+import time
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import psycopg
+from psycopg.abc import PQGen
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 
 from broker.errors import ConfigInvalid, StoreUnavailable
 
 # A waiting writer gives up before its caller's deadline does.
 LOCK_TIMEOUT_S = 5
+# A server that was stopped keeps its sockets open and answers never: the waiting is bounded on our side.
+ANSWER_TIMEOUT_S = 7
+CONNECT_TIMEOUT_S = 5
+
+_Got = TypeVar("_Got")
 
 
-def make_engine(url: str | URL) -> Engine:
+def make_engine(url: str | URL, *, answer_timeout_s: int = ANSWER_TIMEOUT_S) -> Engine:
     """Return an engine for `sqlite:///FILE` or `postgresql://…`. Connects lazily.
 
     Raises:
@@ -25,13 +33,13 @@ def make_engine(url: str | URL) -> Engine:
         case "sqlite" if parsed.database:
             return _sqlite(parsed)
         case "postgresql":
-            return _postgresql(parsed)
+            return _postgresql(parsed, answer_timeout_s)
     raise ConfigInvalid("store.url", (f"{parsed.get_backend_name()} is not supported; use sqlite or postgresql",))
 
 
-def writing(engine: Engine) -> AbstractContextManager[Connection]:
-    """Begin a transaction that will write."""
-    return engine.execution_options(broker_writes=True).begin()
+def for_writing(engine: Engine) -> Engine:
+    """Return the same engine whose transactions will write."""
+    return engine.execution_options(broker_writes=True)
 
 
 def reading(engine: Engine) -> AbstractContextManager[Connection]:
@@ -65,22 +73,59 @@ def _sqlite(url: URL) -> Engine:
     return engine
 
 
-def _postgresql(url: URL) -> Engine:
-    return create_engine(
+def _postgresql(url: URL, answer_timeout_s: int) -> Engine:
+    engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
         pool_size=8,
+        pool_timeout=LOCK_TIMEOUT_S,
         pool_pre_ping=True,
         connect_args={
-            "connect_timeout": 5,
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            # The server gives up first, so that the connection outlives a slow statement. A broker that stops
+            # in the middle of a transaction must not keep the head from the others for long.
             "options": (
-                f"-c lock_timeout={LOCK_TIMEOUT_S * 1000} -c statement_timeout=30000 "
-                "-c idle_in_transaction_session_timeout=30000 -c synchronous_commit=on"
+                f"-c lock_timeout={LOCK_TIMEOUT_S}s -c statement_timeout={answer_timeout_s - 1}s "
+                "-c idle_in_transaction_session_timeout=10s -c synchronous_commit=on"
             ),
             "keepalives_idle": 5,
             "keepalives_interval": 2,
             "keepalives_count": 3,
         },
     )
+
+    class Bounded(_Bounded):
+        patience_s = answer_timeout_s
+
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: Any, _record: Any, args: Any, options: Any) -> psycopg.Connection[Any]:
+        return Bounded.connect(*args, **options)
+
+    return engine
+
+
+class _Bounded(psycopg.Connection[Any]):
+    """A connection that closes itself when an answer takes longer than `patience_s`."""
+
+    patience_s = ANSWER_TIMEOUT_S
+
+    def wait(self, gen: PQGen[_Got], *args: Any, **options: Any) -> _Got:
+        """As psycopg's, with an end."""
+        return super().wait(self._until_deadline(gen), *args, **options)
+
+    def _until_deadline(self, gen: PQGen[_Got]) -> PQGen[_Got]:
+        deadline = time.monotonic() + self.patience_s
+        try:
+            wanted = next(gen)
+            while True:
+                # psycopg comes back at each tenth of a second with nothing ready.
+                ready = yield wanted
+                if not ready and time.monotonic() > deadline:
+                    self.pgconn.finish()
+                    raise psycopg.OperationalError("no answer in time")
+                wanted = gen.send(ready)
+        except StopIteration as done:
+            got: _Got = done.value
+            return got
 
 
 class DataFolder:
@@ -94,21 +139,59 @@ class DataFolder:
         self.path = path
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(path / "broker.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = _held(path / "broker.lock", fcntl.LOCK_EX)
+        except BlockingIOError as held:
+            raise StoreUnavailable(
+                f"another broker is using the data folder {path}",
+                hint="stop it, choose another folder, or use PostgreSQL for several brokers",
+            ) from held
         except OSError as problem:
             raise StoreUnavailable(
                 f"the data folder {path} cannot be used: {problem.strerror}",
                 hint="make it writable for the broker's user, or choose another with --data",
             ) from problem
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as held:
-            os.close(self._lock)
-            raise StoreUnavailable(
-                f"another broker is using the data folder {path}",
-                hint="stop it, choose another folder, or use PostgreSQL for several brokers",
-            ) from held
 
     def release(self) -> None:
         """Let another process have it."""
         os.close(self._lock)
+
+
+class SqliteFile:
+    """A SQLite store's file, held alone (`is_sole`) or together with others that are not the only broker either.
+
+    Raises:
+        StoreUnavailable: The folder cannot be written, or another broker holds the file in a way that excludes ours.
+    """
+
+    def __init__(self, path: Path, *, is_sole: bool) -> None:
+        try:
+            self._lock: int | None = _held(
+                path.with_name(f"{path.name}.lock"), fcntl.LOCK_EX if is_sole else fcntl.LOCK_SH
+            )
+        except BlockingIOError as held:
+            raise StoreUnavailable(
+                f"another broker is using the store {path}",
+                hint="stop it; several brokers on one file need store.sole_broker = false in the settings of each",
+            ) from held
+        except OSError as problem:
+            raise StoreUnavailable(
+                f"the store {path} cannot be used: {problem.strerror}",
+                hint="check the data folder's owner, mode and mount",
+            ) from problem
+
+    def release(self) -> None:
+        """Let another broker have it."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _held(path: Path, how: int) -> int:
+    """Return a descriptor that holds the lock `how` on `path` until it is closed. Raises BlockingIOError, OSError."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, how | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle

@@ -22,18 +22,25 @@ class Headroom:
         """Tell whether less than the headroom is free; looks at most every 100 ms."""
         now = time.monotonic()
         if now - self._checked_at >= CHECK_EVERY_S:
-            free = os.statvfs(self._folder)
-            self._is_low = free.f_bavail * free.f_frsize < self._headroom_bytes
             self._checked_at = now
+            try:
+                free = os.statvfs(self._folder)
+            except OSError:
+                # The write itself will say what is wrong.
+                return False
+            self._is_low = free.f_bavail * free.f_frsize < self._headroom_bytes
             if not self._is_low:
                 self.refill()
         return self._is_low
 
     def refill(self) -> None:
-        """Make the reserve file unless it is there; a disk without space for it has none."""
+        """Make the reserve file unless it is there; a disk that is full or read-only has none."""
         if self._reserve.exists():
             return
-        handle = os.open(self._reserve, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            handle = os.open(self._reserve, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return
         try:
             os.posix_fallocate(handle, 0, self._reserve_bytes)
         except OSError:
@@ -46,6 +53,6 @@ class Headroom:
         self._checked_at = float("-inf")
         try:
             self._reserve.unlink()
-        except FileNotFoundError:
+        except OSError:
             return False
         return True

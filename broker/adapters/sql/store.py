@@ -3,19 +3,20 @@
 import json
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, delete, func, insert, select, text
+from sqlalchemy import Connection, Engine, delete, func, insert, or_, select, text, tuple_
 
 from broker.adapters.sql.effects import instant, ms
-from broker.adapters.sql.engine import make_engine, reading, writing
-from broker.adapters.sql.failing import engine_errors
+from broker.adapters.sql.engine import SqliteFile, for_writing, make_engine, reading
+from broker.adapters.sql.failing import LastFailure, engine_errors
 from broker.adapters.sql.headroom import Headroom
 from broker.adapters.sql.schema import blocks, certificates, head, ledger, policies, requests, revocations, runs
 from broker.adapters.sql.writer import Writer
@@ -40,6 +41,13 @@ DEFAULT_MAX_WAITING = 20_000
 KEEP_REQUESTS = timedelta(days=8)
 # Counting every entry at each start would take long on a large ledger; the end is always looked at.
 COUNT_UP_TO = 1_000_000
+# Hashing them all would take longer still: these at a start, the others when they are read.
+HASH_LAST = 10_000
+# One transaction of a prune; the writer waits no longer than that takes.
+PRUNE_AT_ONCE = 10_000
+# Migrating and looking at a large store may take as long.
+OPENING_TIMEOUT_S = 600
+LISTEN_S = 0.2
 RESTORE_HINT = "stop the broker, keep the damaged files, and restore the store from its latest backup"
 
 
@@ -55,6 +63,7 @@ class SqlLedger:
         engine: Engine,
         clock: Clock,
         *,
+        file: SqliteFile | None = None,
         headroom: Headroom | None = None,
         max_waiting: int = DEFAULT_MAX_WAITING,
         on_commit: Callable[[], None] = _nothing,
@@ -62,7 +71,9 @@ class SqlLedger:
         on_fatal: Callable[[Failure], None] = _nothing,
     ) -> None:
         self._engine = engine
+        self._file = file
         self._listener: _Listener | None = None
+        self._last = LastFailure(on_fatal)
         self._writer = Writer(
             engine,
             clock,
@@ -70,7 +81,7 @@ class SqlLedger:
             max_waiting=max_waiting,
             on_commit=on_commit,
             on_group=on_group,
-            on_fatal=on_fatal,
+            last=self._last,
         )
 
     def append(self, write: Write) -> "Future[Appended]":
@@ -79,14 +90,14 @@ class SqlLedger:
 
     def head(self) -> Head:
         """As the port says."""
-        with engine_errors(), reading(self._engine) as connection:
+        with self._reading() as connection:
             return _head(connection)
 
     def entries(self, start: int, stop: int) -> Sequence[bytes]:
-        """As the port says."""
-        query = select(ledger.c.entry).where(ledger.c.idx >= start, ledger.c.idx < stop).order_by(ledger.c.idx)
-        with engine_errors(), reading(self._engine) as connection:
-            return [bytes(row.entry) for row in connection.execute(query)]
+        """As the port says. Raises StoreCorrupt for an entry that is missing or not what was written."""
+        query = select(ledger).where(ledger.c.idx >= start, ledger.c.idx < stop).order_by(ledger.c.idx)
+        with self._reading() as connection:
+            return [_sound(row, index) for index, row in enumerate(connection.execute(query), max(start, 0))]
 
     def changes(self, after: int, *, now: datetime) -> Changes:
         """As the port says."""
@@ -100,7 +111,7 @@ class SqlLedger:
             .where(certificates.c.idx >= after, certificates.c.expires_at_ms > ms(now))
             .order_by(certificates.c.idx)
         )
-        with engine_errors(), reading(self._engine) as connection:
+        with self._reading() as connection:
             return Changes(
                 _head(connection),
                 [_revocation(row) for row in connection.execute(new_revocations)],
@@ -119,7 +130,7 @@ class SqlLedger:
 
     def policy(self) -> PolicyRecord:
         """As the port says."""
-        with engine_errors(), reading(self._engine) as connection:
+        with self._reading() as connection:
             version = _head(connection).policy_version
             newest = connection.execute(select(policies).order_by(policies.c.version.desc()).limit(1)).first()
             set_blocks = {Selector.from_text(row.selector): row.idx for row in connection.execute(select(blocks))}
@@ -135,7 +146,7 @@ class SqlLedger:
 
     def run(self, run: str) -> RunRecord | None:
         """As the port says."""
-        with engine_errors(), reading(self._engine) as connection:
+        with self._reading() as connection:
             row = connection.execute(select(runs).where(runs.c.id == run)).first()
             return _run(row) if row is not None else None
 
@@ -144,33 +155,40 @@ class SqlLedger:
         query = select(runs).order_by(runs.c.opened_at_ms.desc(), runs.c.id).limit(limit)
         if partner is not None:
             query = query.where(runs.c.partner == partner)
-        with engine_errors(), reading(self._engine) as connection:
+        with self._reading() as connection:
             return [_run(row) for row in connection.execute(query)]
 
     def revocations(self, after: int, limit: int) -> Sequence[RevocationRecord]:
         """As the port says."""
         query = select(revocations).where(revocations.c.idx > after).order_by(revocations.c.idx).limit(limit)
-        with engine_errors(), reading(self._engine) as connection:
+        with self._reading() as connection:
             return [_revocation(row) for row in connection.execute(query)]
 
     def prune(self, now: datetime) -> int:
         """As the port says. Certificates and request ids go with the revocations; the ledger keeps everything."""
-        with engine_errors(), writing(self._engine) as connection:
-            gone = [
-                connection.execute(statement).rowcount
-                for statement in (
-                    delete(revocations).where(revocations.c.keep_until_ms <= ms(now)),
-                    delete(certificates).where(certificates.c.expires_at_ms <= ms(now)),
-                    delete(requests).where(requests.c.at_ms <= ms(now - KEEP_REQUESTS)),
-                )
-            ]
-            return sum(gone)
+        moment, requests_from = ms(now), ms(now - KEEP_REQUESTS)
+        gone = 0
+        for table, column, until_ms in (
+            (revocations, revocations.c.keep_until_ms, moment),
+            (certificates, certificates.c.expires_at_ms, moment),
+            (requests, requests.c.at_ms, requests_from),
+        ):
+            key = tuple_(*table.primary_key.columns)
+            some = delete(table).where(
+                key.in_(select(*table.primary_key.columns).where(column <= until_ms).limit(PRUNE_AT_ONCE))
+            )
+            dropped = PRUNE_AT_ONCE
+            while dropped >= PRUNE_AT_ONCE:
+                with engine_errors(), for_writing(self._engine).begin() as connection:
+                    dropped = connection.execute(some).rowcount
+                gone += dropped
+        return gone
 
     def wall_clock(self) -> datetime | None:
         """As the port says."""
         if self._engine.dialect.name != "postgresql":
             return None
-        with engine_errors(), reading(self._engine) as connection:
+        with self._reading() as connection:
             at: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
             return at
 
@@ -185,6 +203,17 @@ class SqlLedger:
             self._listener.stop()
         self._writer.close()
         self._engine.dispose()
+        if self._file is not None:
+            self._file.release()
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        try:
+            with engine_errors(), reading(self._engine) as connection:
+                yield connection
+        except Failure as failure:
+            self._last.look_at(failure)
+            raise
 
 
 class _Listener:
@@ -194,10 +223,12 @@ class _Listener:
         self._engine = engine
         self._on_change = on_change
         self._stopping = threading.Event()
-        threading.Thread(target=self._run, name="ledger-listener", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="ledger-listener", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
         self._stopping.set()
+        self._thread.join()
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -212,8 +243,10 @@ class _Listener:
             driver = connection.driver_connection
             driver.autocommit = True
             driver.execute("LISTEN broker_changed")
+            # What was committed before this went unheard.
+            self._on_change()
             while not self._stopping.is_set():
-                for _ in driver.notifies(timeout=1, stop_after=1):
+                for _ in driver.notifies(timeout=LISTEN_S, stop_after=1):
                     self._on_change()
         finally:
             connection.invalidate()
@@ -225,24 +258,27 @@ def open_store(
     clock: Clock,
     *,
     headroom_bytes: int = DEFAULT_HEADROOM_BYTES,
+    is_sole: bool = True,
     **options: Any,
 ) -> SqlLedger:
     """Open the store at `url`, making or migrating it; refuse a damaged one.
 
-    `options` are those of SqlLedger.
+    `is_sole`: no other broker may use the same SQLite file meanwhile. `options` are those of SqlLedger.
 
     Raises:
         ConfigInvalid: Not a URL of a supported store.
-        StoreUnavailable: It cannot be reached or written.
+        StoreUnavailable: It cannot be reached or written, or another broker holds it.
         StoreCorrupt: It is damaged; nothing was changed.
     """
     engine = make_engine(url)
-    headroom = None
+    file, headroom = None, None
     if engine.dialect.name == "sqlite":
-        folder = Path(str(engine.url.database)).parent
-        headroom = Headroom(folder, headroom_bytes=headroom_bytes)
+        path = Path(str(engine.url.database))
+        file = SqliteFile(path, is_sole=is_sole)
+        headroom = Headroom(path.parent, headroom_bytes=headroom_bytes)
+    opening = make_engine(url, answer_timeout_s=OPENING_TIMEOUT_S)
     try:
-        with engine_errors(), writing(engine) as connection:
+        with engine_errors(), for_writing(opening).begin() as connection:
             if connection.dialect.name == "postgresql":
                 # Two brokers that start at once must not both migrate.
                 connection.execute(text("SELECT pg_advisory_xact_lock(7443)"))
@@ -250,9 +286,12 @@ def open_store(
             _create(connection, clock)
             _must_be_sound(connection)
     except Failure:
-        engine.dispose()
+        if file is not None:
+            file.release()
         raise
-    return SqlLedger(engine, clock, headroom=headroom, **options)
+    finally:
+        opening.dispose()
+    return SqlLedger(engine, clock, file=file, headroom=headroom, **options)
 
 
 def _migrate(connection: Connection) -> None:
@@ -285,11 +324,24 @@ def _must_be_sound(connection: Connection) -> None:
         raise StoreCorrupt(f"the head says {at.size} entries, the last index is {last}", hint=RESTORE_HINT)
     if at.size <= COUNT_UP_TO and connection.execute(select(func.count()).select_from(ledger)).scalar_one() != at.size:
         raise StoreCorrupt("indices are missing in the ledger", hint=RESTORE_HINT)
-    for index in {0, last}:
-        row = connection.execute(select(ledger).where(ledger.c.idx == index)).one()
-        data = bytes(row.entry)
-        if leaf_hash(data) != bytes(row.leaf_hash) or decode_entry(data).index != index:
-            raise StoreCorrupt(f"ledger entry {index} is not what was written", hint=RESTORE_HINT)
+    for row in connection.execute(select(ledger).where(or_(ledger.c.idx == 0, ledger.c.idx > last - HASH_LAST))):
+        _sound(row, row.idx)
+    for index in (0, last):
+        data = bytes(connection.execute(select(ledger.c.entry).where(ledger.c.idx == index)).scalar_one())
+        if decode_entry(data).index != index:
+            raise _not_what_was_written(index)
+
+
+def _sound(row: Any, index: int) -> bytes:
+    """Return the bytes of the entry at `index`. Raises StoreCorrupt unless they are the ones that were written."""
+    data = bytes(row.entry)
+    if row.idx != index or leaf_hash(data) != bytes(row.leaf_hash):
+        raise _not_what_was_written(index)
+    return data
+
+
+def _not_what_was_written(index: int) -> StoreCorrupt:
+    return StoreCorrupt(f"ledger entry {index} is not what was written", hint=RESTORE_HINT)
 
 
 def _head(connection: Connection) -> Head:

@@ -8,15 +8,23 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Engine, insert, select, tuple_, update
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, Engine
 
-from broker.adapters.sql.effects import apply, check, ms
-from broker.adapters.sql.engine import writing
-from broker.adapters.sql.failing import StoreBroken, translated
+from broker.adapters.sql.appending import EntryRow, RequestRow, statements_for
+from broker.adapters.sql.effects import RunsSeen, apply, check, ms
+from broker.adapters.sql.engine import for_writing
+from broker.adapters.sql.failing import ENGINE_ERRORS, LastFailure, translated
 from broker.adapters.sql.headroom import Headroom
-from broker.adapters.sql.schema import head, ledger, requests
-from broker.errors import Failure, Overloaded, PolicyMoved, RequestReused, StoreCorrupt, StoreFull, StoreUnavailable
+from broker.errors import (
+    Defect,
+    Failure,
+    Overloaded,
+    PolicyMoved,
+    RequestReused,
+    StoreCorrupt,
+    StoreFull,
+    StoreUnavailable,
+)
 from broker.ledger.entry import leaf_hash
 from broker.service.ports import (
     Appended,
@@ -28,8 +36,6 @@ from broker.service.ports import (
 )
 
 MAX_GROUP_DRAFTS = 4000
-# Under SQLite's and PostgreSQL's limits on parameters in one statement.
-MAX_LOOKUP = 400
 
 
 @dataclass(slots=True)
@@ -45,9 +51,10 @@ class _Group:
 
     size: int
     version: int
-    entries: list[dict[str, Any]] = field(default_factory=list)
-    requests: list[dict[str, Any]] = field(default_factory=list)
+    entries: list[EntryRow] = field(default_factory=list)
+    requests: list[RequestRow] = field(default_factory=list)
     known: dict[tuple[str, str], tuple[bytes, int, int]] = field(default_factory=dict)
+    runs: RunsSeen = field(default_factory=dict)
     wakes: bool = False
 
 
@@ -63,21 +70,21 @@ class Writer:
         max_waiting: int,
         on_commit: Callable[[], None],
         on_group: Callable[[int, float], None],
-        on_fatal: Callable[[Failure], None],
+        last: LastFailure,
     ) -> None:
-        self._engine = engine
+        self._engine = for_writing(engine)
+        self._statements = statements_for(engine.dialect.name)
         self._clock = clock
         self._headroom = headroom
         self._max_waiting = max_waiting
         self._on_commit = on_commit
         self._on_group = on_group
-        self._on_fatal = on_fatal
+        self._last = last
         self._waiting: deque[_Job] = deque()
         self._urgent: deque[_Job] = deque()
         self._drafts_waiting = 0
         self._has_work = threading.Condition()
         self._closing = False
-        self._broken: Failure | None = None
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._thread.start()
 
@@ -85,7 +92,7 @@ class Writer:
         """Queue a write; the future resolves after the commit, or with the failure."""
         job = _Job(write, Future())
         with self._has_work:
-            refusal: Failure | None = self._broken
+            refusal = self._last.failure
             if refusal is None and self._closing:
                 refusal = StoreUnavailable("the store is closed")
             if refusal is None and not write.urgent and self._drafts_waiting + len(write.drafts) > self._max_waiting:
@@ -109,8 +116,12 @@ class Writer:
         while jobs := self._gather():
             started = time.monotonic()
             jobs = [job for job in jobs if job.future.set_running_or_notify_cancel()]
-            self._do(jobs)
-            self._on_group(sum(len(job.write.drafts) for job in jobs), time.monotonic() - started)
+            try:
+                self._do(jobs)
+                self._on_group(sum(len(job.write.drafts) for job in jobs), time.monotonic() - started)
+            except Exception as problem:  # noqa: BLE001 - whatever it was, those who wait must hear of it
+                for job in jobs:
+                    job.answer = job.answer or _defect(problem)
             for job in jobs:
                 _answer(job)
 
@@ -129,57 +140,64 @@ class Writer:
             return jobs
 
     def _do(self, jobs: list[_Job]) -> None:
-        if self._broken is not None:
+        if self._last.failure is not None:
             for job in jobs:
-                job.answer = self._broken
+                job.answer = self._last.failure
             return
         if self._headroom is not None and self._headroom.is_low():
             _refuse_what_can_wait(jobs)
-        failure = self._commit([job for job in jobs if job.answer is None])
+        waiting = [job for job in jobs if job.answer is None]
+        failure = self._commit(waiting)
         if isinstance(failure, StoreFull) and self._headroom is not None and self._headroom.give_up():
             # The reserve is for what must not wait: a revocation fits on a full disk.
-            _refuse_what_can_wait(jobs)
-            failure = self._commit([job for job in jobs if not isinstance(job.answer, StoreFull)])
+            _refuse_what_can_wait(waiting)
+            waiting = [job for job in waiting if job.answer is None]
+            failure = self._commit(waiting)
+        if isinstance(failure, Defect) and len(waiting) > 1:
+            # One write is at fault; the others must not suffer for it.
+            for job in waiting:
+                self._settle([job], self._commit([job]))
+        else:
+            self._settle(waiting, failure)
+
+    def _settle(self, jobs: list[_Job], failure: Failure | None) -> None:
         if failure is not None:
+            self._last.look_at(failure)
             for job in jobs:
-                job.answer = job.answer if isinstance(job.answer, StoreFull) else failure
-        if isinstance(failure, StoreBroken | StoreCorrupt):
-            self._broken = failure
-            self._on_fatal(failure)
+                job.answer = failure
 
     def _commit(self, jobs: list[_Job]) -> Failure | None:
         """Do all of `jobs` in one transaction; return why the transaction as a whole failed, or None."""
         if not jobs:
             return None
         try:
-            with writing(self._engine) as connection:
-                group = self._begin(connection, jobs)
-                for job in jobs:
-                    job.answer = self._one(connection, group, job.write)
-                self._finish(connection, group)
-        except SQLAlchemyError as problem:
+            with self._engine.begin() as connection:
+                # Given to the driver directly: SQLAlchemy's own layer costs more than the fsync.
+                cursor = connection.connection.cursor()
+                group = self._begin(cursor, jobs)
+                answers = [self._one(connection, group, job.write) for job in jobs]
+                self._finish(cursor, group)
+                cursor.close()
+        except ENGINE_ERRORS as problem:
             return translated(problem)
         except StoreCorrupt as corrupt:
             return corrupt
+        # P1: nobody has an answer before the commit is durable.
+        for job, answer in zip(jobs, answers, strict=True):
+            job.answer = answer
         if group.wakes:
             self._on_commit()
         return None
 
-    def _begin(self, connection: Connection, jobs: list[_Job]) -> _Group:
-        query = select(head.c.size, head.c.policy_version).where(head.c.id == 0)
-        row = connection.execute(query.with_for_update()).first()
-        if row is None:
+    def _begin(self, cursor: Any, jobs: list[_Job]) -> _Group:
+        at = self._statements.lock_head(cursor)
+        if at is None:
             raise StoreCorrupt("the store has no head")
-        group = _Group(row.size, row.policy_version)
+        group = _Group(*at)
         keys = [(key.principal, key.request_id) for job in jobs if (key := job.write.request) is not None]
-        for start in range(0, len(keys), MAX_LOOKUP):
-            found = connection.execute(
-                select(requests).where(
-                    tuple_(requests.c.principal, requests.c.request_id).in_(keys[start : start + MAX_LOOKUP])
-                )
-            )
-            for row_ in found:
-                group.known[row_.principal, row_.request_id] = (row_.digest, row_.first_idx, row_.entries)
+        if keys:
+            for principal, request_id, digest, first, count in self._statements.known(cursor, keys):
+                group.known[principal, request_id] = (digest, first, count)
         return group
 
     def _one(self, connection: Connection, group: _Group, write: Write) -> Appended | Failure:
@@ -190,16 +208,19 @@ class Writer:
             if write.expecting is not None and write.expecting != group.version:
                 raise PolicyMoved(f"the policy is at version {group.version}, not {write.expecting}")
             for guard in write.guards:
-                check(connection, guard)
+                check(connection, guard, group.runs)
             entries = [draft(group.size + offset) for offset, draft in enumerate(write.drafts)]
         except Failure as refusal:
             return refusal
+        except ENGINE_ERRORS:
+            raise
+        except Exception as problem:  # noqa: BLE001 - a draft's defect is its own write's, not the group's
+            return _defect(problem)
         first = group.size
-        group.entries += [
-            {"idx": first + offset, "entry": entry, "leaf_hash": leaf_hash(entry)}
-            for offset, entry in enumerate(entries)
-        ]
+        group.entries += [(first + offset, entry, leaf_hash(entry)) for offset, entry in enumerate(entries)]
         group.size += len(entries)
+        if write.effects:
+            group.runs.clear()
         for effect in write.effects:
             if apply(connection, effect, first, group.version):
                 group.version += 1
@@ -208,14 +229,14 @@ class Writer:
             _remember(group, write, first, ms(self._clock.now()))
         return Appended(range(first, group.size), False, group.version)
 
-    def _finish(self, connection: Connection, group: _Group) -> None:
+    def _finish(self, cursor: Any, group: _Group) -> None:
         if group.entries:
-            connection.execute(insert(ledger), group.entries)
+            self._statements.add_entries(cursor, group.entries)
+            self._statements.move_head(cursor, group.size, group.version)
         if group.requests:
-            connection.execute(insert(requests), group.requests)
-        connection.execute(update(head).where(head.c.id == 0).values(size=group.size, policy_version=group.version))
-        if group.wakes and connection.dialect.name == "postgresql":
-            connection.exec_driver_sql("NOTIFY broker_changed")
+            self._statements.add_requests(cursor, group.requests)
+        if group.wakes:
+            self._statements.notify(cursor)
 
 
 def _repeated(group: _Group, write: Write) -> Appended | None:
@@ -234,16 +255,7 @@ def _remember(group: _Group, write: Write, first: int, at_ms: int) -> None:
     key = write.request
     assert key is not None  # noqa: S101 - the caller looked
     group.known[key.principal, key.request_id] = (key.digest, first, len(write.drafts))
-    group.requests.append(
-        {
-            "principal": key.principal,
-            "request_id": key.request_id,
-            "digest": key.digest,
-            "first_idx": first,
-            "entries": len(write.drafts),
-            "at_ms": at_ms,
-        }
-    )
+    group.requests.append((key.principal, key.request_id, key.digest, first, len(write.drafts), at_ms))
 
 
 def _refuse_what_can_wait(jobs: list[_Job]) -> None:
@@ -259,3 +271,9 @@ def _answer(job: _Job) -> None:
             job.future.set_exception(failure)
         case _:
             job.future.set_exception(StoreUnavailable("the write was not done"))
+
+
+def _defect(problem: Exception) -> Defect:
+    defect = Defect(f"a write failed by a defect ({type(problem).__name__})")
+    defect.__cause__ = problem
+    return defect
