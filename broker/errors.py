@@ -45,6 +45,7 @@ class ConfigInvalid(Failure):
     """A configuration or policy file is unusable; `problems` lists all that is wrong with it."""
 
     reason = "INVALID"
+    default_hint = "mend what is named and try again"
 
     def __init__(self, what: str, problems: tuple[str, ...]) -> None:
         super().__init__(f"{what}: " + "; ".join(problems), metadata={"field": what})

@@ -49,3 +49,13 @@ def identify(uri: str, in_force: PolicyInForce, admins: frozenset[str]) -> Calle
     if uri in admins:
         return Caller(uri, Role.ADMIN)
     raise Unauthenticated(f"{uri} is not a principal of the policy")
+
+
+def must_still_be_known(caller: Caller, in_force: PolicyInForce) -> None:
+    """Refuse a caller who was recognised under an earlier policy and is another under this one (P3).
+
+    Raises:
+        Forbidden, Unauthenticated: What is decided under this policy must not be done for it.
+    """
+    if identify(caller.principal, in_force, frozenset()) != caller:
+        raise Forbidden(f"the policy no longer knows {caller.principal} as it did", hint="ask an admin")

@@ -71,6 +71,8 @@ class Watch:
     waiting: dict[int, Listener]
     outcomes: list[Outcome] = field(default_factory=list)
     on_change: Callable[[], None] | None = None
+    # Whether the feed has published the revocation: whoever joins after that gets it with the first frame.
+    is_published: bool = False
 
 
 class Listeners:
@@ -95,7 +97,7 @@ class Listeners:
         self._listeners[listener.stream] = listener
         for watch in self._watches:
             # Its first frames may have been read before the commit that is being waited for.
-            if realm in watch.realms:
+            if realm in watch.realms and not watch.is_published:
                 watch.waiting[listener.stream] = listener
         return listener
 
@@ -148,6 +150,7 @@ class Listeners:
         since the commit: it can hold only frames read before the commit (P5), whatever it did since.
         Until the feed has published the index, a verifier may yet join on an older snapshot.
         """
+        watch.is_published = watch.is_published or published_head > watch.index
         deadlines = [watch.unknown_until_ns]
         for stream, listener in list(watch.waiting.items()):
             lapses_ns = max(
@@ -164,7 +167,7 @@ class Listeners:
                 continue
             del watch.waiting[stream]
         outcomes = tuple(sorted(watch.outcomes, key=lambda outcome: -outcome.after_ns))
-        is_complete = not watch.waiting and now_ns >= watch.unknown_until_ns and published_head > watch.index
+        is_complete = not watch.waiting and now_ns >= watch.unknown_until_ns and watch.is_published
         return Progress(len(outcomes) + len(watch.waiting), outcomes, is_complete, max(deadlines))
 
     def present(self, now_ns: int, realm: str | None = None) -> Sequence[Listener]:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from broker.domain.policy import EMPTY_POLICY, Policy
@@ -29,12 +29,13 @@ class Policies:
     """Holds the policy in force. Reading never does I/O; `refresh` does. Safe for use by several threads.
 
     What it holds may be behind the store: a mint is safe all the same, because the append
-    compares the version (P3).
+    compares the version (P3). No realm allows longer lives than `max_ttl_s`, whatever its policy says.
     """
 
-    def __init__(self, ledger: Ledger, parse: Callable[[str], Policy]) -> None:
+    def __init__(self, ledger: Ledger, parse: Callable[[str], Policy], *, max_ttl_s: int | None = None) -> None:
         self._ledger = ledger
         self._parse = parse
+        self._max_ttl_s = max_ttl_s
         self._lock = threading.Lock()
         self._in_force = PolicyInForce(-1, EMPTY_POLICY, {}, frozenset(), "", "", None)
         self._watchers: list[Callable[[PolicyInForce], None]] = []
@@ -56,7 +57,7 @@ class Policies:
                 policy, problem = before.policy, before.problem
             else:
                 try:
-                    policy = self._parse(record.document) if record.document else EMPTY_POLICY
+                    policy = self._bounded(self._parse(record.document)) if record.document else EMPTY_POLICY
                 except ConfigInvalid as invalid:
                     # P7: a stored policy that this version cannot read allows nothing.
                     policy, problem = EMPTY_POLICY, f"the stored policy cannot be read: {invalid}"
@@ -74,6 +75,14 @@ class Policies:
         for watcher in self._watchers:
             watcher(in_force)
         return in_force
+
+    def _bounded(self, policy: Policy) -> Policy:
+        """A policy may have been applied when the broker's own maximum was higher; it binds all the same."""
+        if self._max_ttl_s is None:
+            return policy
+        most_s = self._max_ttl_s
+        realms = {name: replace(realm, max_ttl_s=min(realm.max_ttl_s, most_s)) for name, realm in policy.realms.items()}
+        return replace(policy, realms=realms)
 
     def watch(self, watcher: Callable[[PolicyInForce], None]) -> None:
         """Call `watcher` with each policy in force from now on, in the thread that found it."""

@@ -99,6 +99,7 @@ class Revoke:
                 "this would revoke everything in the realm",
                 hint="if you mean it, set whole_realm (on the command line: --yes)",
             )
+        self._must_be_a_realm(selector.get(Dimension.REALM))
         write = self._revocations.write(
             selector, reason=reason_text, by=caller.principal, kind=Kind.REVOKED, request=request
         )
@@ -112,6 +113,26 @@ class Revoke:
         if selector.is_blocking:
             self._policies.refresh()
         return Revoked(appended.indices.start, at, selector.is_blocking, self.bound_ms(selector), appended.is_repeat)
+
+    def _must_be_a_realm(self, realm: str | None) -> None:
+        """Refuse a realm of which no token can live: a slip of the pen would look like a revocation.
+
+        Other names are not looked up: tokens of a partner, user or model that has left the policy
+        live on, and must be revocable above all.
+        """
+        if realm is None or realm in self._policies.current().policy.realms:
+            return
+        realms = self._policies.refresh().policy.realms
+        if realm in realms:
+            return
+        # A token lives no longer than the certificate of the key that signed it, also in a realm that has left.
+        certificates = self._ledger.changes(0, now=self._revocations.clock.now()).certificates
+        if not any(certificate.realm == realm for certificate in certificates):
+            raise Invalid(
+                "selector.realm",
+                f"there is no realm {realm}, nor a live token of one",
+                hint=f"the realms are {', '.join(sorted(realms))}" if realms else "apply a policy first",
+            )
 
     def bound_ms(self, selector: Selector) -> int:
         """Return the longest freshness lease among the realms that the selector concerns."""

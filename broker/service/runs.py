@@ -3,15 +3,15 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from broker.domain.asking import Ask
 from broker.domain.decision import Denied, decide
 from broker.domain.policy import Role
 from broker.errors import Blocked, Failure, Invalid, NotFound, NotGranted, PolicyMoved
 from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry
-from broker.service.calling import Caller
-from broker.service.policies import Policies
+from broker.service.calling import Caller, must_still_be_known
+from broker.service.policies import Policies, PolicyInForce
 from broker.service.ports import (
     Clock,
     Ledger,
@@ -72,7 +72,8 @@ class Runs:
             raise Invalid("lease", f"{lease} s", hint=f"ask for {MIN_LEASE_S} s to {MAX_LEASE_S} s")
         for _ in range(MAX_ATTEMPTS):
             in_force = self._policies.current()
-            self._must_be_granted(caller, realm, partner, models)
+            must_still_be_known(caller, in_force)
+            _must_be_granted(caller, in_force, realm, partner, models)
             now = self._clock.now()
             run = RunRecord(
                 id=self._new_id(),
@@ -163,36 +164,6 @@ class Runs:
             caller.must_act_for(partner or "")
         return self._ledger.runs(partner, limit)
 
-    def _must_be_granted(self, caller: Caller, realm: str, partner: str, models: tuple[str, ...]) -> None:
-        """Every principal that the partner has is tried: a run belongs to a partner, a token to a principal."""
-        in_force = self._policies.current()
-        known = in_force.policy.partners.get(partner)
-        reason: Failure = NotGranted(f"{partner} may not use {', '.join(models)} in {realm} from here (no grant)")
-        if known is None or caller.environment is None:
-            raise reason
-        asks = [
-            Ask(
-                realm=realm,
-                partner=partner,
-                user=user,
-                workload=workload,
-                models=models,
-                environment=caller.environment,
-                run=None,
-                test=None,
-                ttl_s=None,
-            )
-            for user, workload in [(user, None) for user in sorted(known.users)]
-            + [(None, workload) for workload in sorted(known.workloads)]
-        ]
-        for ask in asks:
-            verdict = decide(ask, in_force.policy, in_force.blocks)
-            if not isinstance(verdict, Denied):
-                return
-            if verdict.why.code == "BLOCKED":
-                reason = Blocked(verdict.why.detail)
-        raise reason
-
     def _recorded(self, index: int) -> RunRecord:
         [data] = self._ledger.entries(index, index + 1)
         run = self._ledger.run(str(decode_entry(data).body["run"]))
@@ -201,39 +172,71 @@ class Runs:
         return run
 
 
+def _must_be_granted(
+    caller: Caller, in_force: PolicyInForce, realm: str, partner: str, models: tuple[str, ...]
+) -> None:
+    """Every principal that the partner has is tried: a run belongs to a partner, a token to a principal."""
+    known = in_force.policy.partners.get(partner)
+    reason: Failure = NotGranted(f"{partner} may not use {', '.join(models)} in {realm} from here (no grant)")
+    if known is None or caller.environment is None:
+        raise reason
+    asks = [
+        Ask(
+            realm=realm,
+            partner=partner,
+            user=user,
+            workload=workload,
+            models=models,
+            environment=caller.environment,
+            run=None,
+            test=None,
+            ttl_s=None,
+        )
+        for user, workload in [(user, None) for user in sorted(known.users)]
+        + [(None, workload) for workload in sorted(known.workloads)]
+    ]
+    for ask in asks:
+        verdict = decide(ask, in_force.policy, in_force.blocks)
+        if not isinstance(verdict, Denied):
+            return
+        if verdict.why.code == "BLOCKED":
+            reason = Blocked(verdict.why.detail)
+    raise reason
+
+
 class RunModels:
     """Refuses tokens for models that their run was not opened for. Safe for use by several threads."""
 
     def __init__(self, ledger: Ledger, capacity: int = 10_000) -> None:
         self._ledger = ledger
         self._capacity = capacity
-        # A run's models never change, so what was read once stays true.
-        self._models: OrderedDict[str, tuple[str, ...]] = OrderedDict()
+        # A run's partner and models never change, so what was read once stays true.
+        self._known: OrderedDict[str, tuple[str, tuple[str, ...]]] = OrderedDict()
 
     def check(self, caller: Caller, asks: Sequence[Ask]) -> None:
         """Raise NotFound or NotGranted unless each ask stays within its run."""
         for ask in asks:
             if ask.run is None:
                 continue
-            models = self._models.get(ask.run)
-            if models is None:
-                run = self._ledger.run(ask.run)
-                if run is None or run.partner != caller.partner:
-                    raise NotFound("there is no such run of yours", hint="see: broker run list")
-                models = self._models[ask.run] = run.models
-                while len(self._models) > self._capacity:
-                    self._models.popitem(last=False)
+            partner, models = self._known.get(ask.run) or self._read(ask.run)
+            # Also for a run that was read for its own partner's sake: its models are nobody else's business.
+            if partner is None or partner != caller.partner:
+                raise NotFound("there is no such run of yours", hint="see: broker run list")
             beyond = [model for model in ask.models if not _is_within(model, models)]
             if beyond:
                 raise NotGranted(
                     f"run {ask.run} was not opened for {', '.join(beyond)}", hint="open a run that names the model"
                 )
 
+    def _read(self, run_id: str) -> tuple[str | None, tuple[str, ...]]:
+        run = self._ledger.run(run_id)
+        if run is None:
+            return None, ()
+        found = self._known[run_id] = (run.partner, run.models)
+        while len(self._known) > self._capacity:
+            self._known.popitem(last=False)
+        return found
+
 
 def _is_within(model: str, models: tuple[str, ...]) -> bool:
     return model in models or model.partition("@")[0] in models
-
-
-def lapses_at(run: RunRecord, now: datetime) -> bool:
-    """Tell whether the lease has run out at `now`."""
-    return run.lease_ends_at <= now

@@ -1,0 +1,96 @@
+"""The use cases on a real store, with a clock that can be moved on."""
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from broker.adapters.policy_file import load_policy
+from broker.adapters.sql import SqlLedger, open_store
+from broker.domain.policy import Role
+from broker.service.apply_policy import ApplyPolicy
+from broker.service.calling import Caller, identify
+from broker.service.explain import Explain
+from broker.service.metering import Unmetered
+from broker.service.policies import Policies
+from broker.service.ports import RequestKey
+from broker.service.revoke import Reinstate, Revocations, Revoke
+from broker.service.runs import RunModels, Runs
+from tests.moved_clock import MovedClock
+from tests.served import ADMIN
+
+MAX_TTL_S = 86_400
+OPS = Caller(ADMIN, Role.ADMIN)
+
+
+def request(contents: str = "", *, principal: str = ADMIN, request_id: str = "") -> RequestKey:
+    return RequestKey(principal, request_id or secrets.token_urlsafe(16), hashlib.sha256(contents.encode()).digest())
+
+
+@dataclass
+class World:
+    ledger: SqlLedger
+    clock: MovedClock
+    policies: Policies
+    revocations: Revocations
+    apply_policy: ApplyPolicy
+    revoke: Revoke
+    reinstate: Reinstate
+    runs: Runs
+    run_models: RunModels
+    explain: Explain
+
+    def caller(self, uri: str) -> Caller:
+        return identify(uri, self.policies.current(), frozenset({ADMIN}))
+
+    @property
+    def acme(self) -> Caller:
+        return self.caller("spiffe://acme.example/ci")
+
+    @property
+    def globex(self) -> Caller:
+        return self.caller("spiffe://globex.example/cluster")
+
+    @property
+    def size(self) -> int:
+        return self.ledger.head().size
+
+    def apply(self, document: str, *, expected_version: int | None = None) -> tuple[int, int]:
+        return self.apply_policy(OPS, document, expected_version=expected_version, request=request(document))
+
+    def open_run(self, caller: Caller, *models: str):
+        return self.runs.open(
+            caller,
+            realm="evaluation",
+            partner=caller.partner,
+            models=models or ("mythos",),
+            lease_s=60,
+            request=request(principal=caller.principal),
+        )
+
+
+def make_world(folder: Path) -> World:
+    clock = MovedClock()
+    ledger = open_store(f"sqlite:///{folder / 'ledger.db'}", clock, headroom_bytes=1 << 20)
+    policies = Policies(ledger, load_policy, max_ttl_s=MAX_TTL_S)
+    revocations = Revocations(clock, timedelta(seconds=MAX_TTL_S))
+    return World(
+        ledger,
+        clock,
+        policies,
+        revocations,
+        ApplyPolicy(
+            ledger,
+            policies,
+            clock,
+            load_policy,
+            digest=lambda data: hashlib.sha256(data).hexdigest(),
+            max_ttl_s=MAX_TTL_S,
+        ),
+        Revoke(ledger, policies, revocations, Unmetered()),
+        Reinstate(ledger, policies, clock),
+        Runs(ledger, policies, clock, revocations, new_id=lambda: secrets.token_urlsafe(16)),
+        RunModels(ledger),
+        Explain(policies),
+    )
