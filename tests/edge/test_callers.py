@@ -1,0 +1,416 @@
+"""Who may call what: every method of the contract by every role, and by another partner with stolen handles.
+
+The methods are read from the descriptors, so that a new one fails here until somebody has said who may call it.
+"""
+
+import importlib
+import pkgutil
+import threading
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from google.rpc import status_pb2 as rpc_status
+
+import broker.v1
+from broker.v1 import (
+    feed_pb2,
+    feed_pb2_grpc,
+    policy_pb2,
+    revocations_pb2,
+    runs_pb2,
+    selector_pb2,
+    status_pb2,
+    status_pb2_grpc,
+    tokens_pb2,
+)
+from tests.authority import Authority
+from tests.served import POLICY, PRINCIPALS, Served, request_id
+
+GLOBEX_OWN = tokens_pb2.TokenSpec(realm="evaluation", partner="globex", user="bob", models=["mythos"])
+UNHEARD_OF = "run-that-never-was-000"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    with Served(tmp_path_factory.mktemp("served")) as served:
+        yield served
+
+
+def refusal(call):
+    """Return (code, reason, message, metadata) as Google's own library reads them, or None."""
+    try:
+        call()
+    except grpc.RpcError as error:
+        trailers = dict(error.trailing_metadata())
+        status = rpc_status.Status.FromString(trailers["grpc-status-details-bin"])
+        info = error_details_pb2.ErrorInfo()
+        assert status.details[0].Unpack(info)
+        assert info.domain == "broker"
+        return error.code(), info.reason, status.message, dict(info.metadata)
+    return None
+
+
+def every_method():
+    """Every method of every service in broker/v1, whatever file it is in."""
+    modules = [
+        importlib.import_module(f"broker.v1.{module.name}") for module in pkgutil.iter_modules(broker.v1.__path__)
+    ]
+    return {
+        f"{service.name}/{method.name}"
+        for module in modules
+        if hasattr(module, "DESCRIPTOR")
+        for service in module.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    }
+
+
+def listen(broker, name, realm):
+    """Say hello and read the first message."""
+    stub = feed_pb2_grpc.FeedServiceStub(broker.channel(name))
+    over = threading.Event()
+
+    def said():
+        yield feed_pb2.ListenRequest(hello=feed_pb2.Hello(realm=realm, version="test"))
+        over.wait(10)
+
+    stream = stub.Listen(said(), timeout=10)
+    try:
+        return next(stream)
+    finally:
+        over.set()
+        stream.cancel()
+
+
+def selecting(**values):
+    return selector_pb2.Selector(**values)
+
+
+def spec(**changes):
+    return tokens_pb2.TokenSpec(
+        **{"realm": "evaluation", "partner": "acme", "user": "alice", "models": ["mythos"], **changes}
+    )
+
+
+ANY = frozenset({"admin", "auditor", "harness", "verifier"})
+# Who may call each method, as its comment in protos/ says.
+MAY = {
+    "TokenService/Mint": {"harness"},
+    "TokenService/MintBatch": {"harness"},
+    "RunService/OpenRun": {"harness"},
+    "RunService/KeepRun": {"harness"},
+    "RunService/CloseRun": {"harness"},
+    "RunService/ListRuns": {"harness", "admin", "auditor"},
+    "RevocationService/Revoke": {"admin"},
+    "RevocationService/Reinstate": {"admin"},
+    "RevocationService/ListRevocations": {"admin", "auditor"},
+    "FeedService/Listen": {"verifier"},
+    "PolicyService/ShowPolicy": {"admin", "auditor"},
+    "PolicyService/ApplyPolicy": {"admin"},
+    "PolicyService/Explain": {"harness", "admin", "auditor"},
+    "StatusService/GetStatus": {"admin", "auditor"},
+    "StatusService/ListVerifiers": {"admin", "auditor"},
+    "StatusService/GetTrust": ANY,
+}
+# A call that is right in every way but, perhaps, for who makes it.
+CALLS = {
+    "TokenService/Mint": lambda s, n: s.tokens(n).Mint(tokens_pb2.MintRequest(request_id=request_id(), spec=spec())),
+    "TokenService/MintBatch": lambda s, n: s.tokens(n).MintBatch(
+        tokens_pb2.MintBatchRequest(request_id=request_id(), specs=[spec(), spec()])
+    ),
+    "RunService/OpenRun": lambda s, n: s.runs(n).OpenRun(
+        runs_pb2.OpenRunRequest(request_id=request_id(), realm="evaluation", partner="acme", models=["mythos"])
+    ),
+    "RunService/KeepRun": lambda s, n: s.runs(n).KeepRun(
+        runs_pb2.KeepRunRequest(request_id=request_id(), run=UNHEARD_OF)
+    ),
+    "RunService/CloseRun": lambda s, n: s.runs(n).CloseRun(
+        runs_pb2.CloseRunRequest(request_id=request_id(), run=UNHEARD_OF)
+    ),
+    "RunService/ListRuns": lambda s, n: s.runs(n).ListRuns(runs_pb2.ListRunsRequest()),
+    "RevocationService/Revoke": lambda s, n: list(
+        s.revocations(n).Revoke(
+            revocations_pb2.RevokeRequest(request_id=request_id(), selector=selecting(token="A" * 22), reason="x")
+        )
+    ),
+    "RevocationService/Reinstate": lambda s, n: s.revocations(n).Reinstate(
+        revocations_pb2.ReinstateRequest(request_id=request_id(), selector=selecting(partner="acme"), reason="x")
+    ),
+    "RevocationService/ListRevocations": lambda s, n: s.revocations(n).ListRevocations(
+        revocations_pb2.ListRevocationsRequest()
+    ),
+    "FeedService/Listen": lambda s, n: listen(s, n, "evaluation"),
+    "PolicyService/ShowPolicy": lambda s, n: s.policies(n).ShowPolicy(policy_pb2.ShowPolicyRequest()),
+    "PolicyService/ApplyPolicy": lambda s, n: s.policies(n).ApplyPolicy(
+        policy_pb2.ApplyPolicyRequest(request_id=request_id(), document=POLICY)
+    ),
+    "PolicyService/Explain": lambda s, n: s.policies(n).Explain(
+        policy_pb2.ExplainRequest(spec=spec(), environment="acme-ci")
+    ),
+    "StatusService/GetStatus": lambda s, n: s.status(n).GetStatus(status_pb2.GetStatusRequest()),
+    "StatusService/ListVerifiers": lambda s, n: s.status(n).ListVerifiers(status_pb2.ListVerifiersRequest()),
+    "StatusService/GetTrust": lambda s, n: s.status(n).GetTrust(status_pb2.GetTrustRequest()),
+}
+WHO = {"admin": "admin", "auditor": "auditor", "acme": "harness", "gateway": "verifier", "stranger": None}
+
+
+def test_every_method_of_the_contract_is_classified():
+    assert every_method() == set(MAY) == set(CALLS)
+    assert {role for roles in MAY.values() for role in roles} <= ANY
+
+
+@pytest.mark.parametrize("name", sorted(WHO))
+@pytest.mark.parametrize("method", sorted(CALLS))
+def test_p7_a_method_is_open_to_its_roles_and_to_nobody_else(served, method, name):
+    size = served.status().GetStatus(status_pb2.GetStatusRequest()).head
+    found = refusal(lambda: CALLS[method](served, name))
+    if WHO[name] is None:
+        assert found is not None
+        assert found[:2] == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
+    elif WHO[name] in MAY[method]:
+        # That there is no such run is what a harness is told of a run that never was.
+        assert found is None or found[1] == "NOT_FOUND"
+        return
+    else:
+        assert found is not None
+        assert found[:2] == (grpc.StatusCode.PERMISSION_DENIED, "FORBIDDEN")
+    assert found[3]["hint"]
+    assert served.status().GetStatus(status_pb2.GetStatusRequest()).head == size
+
+
+EMPTY = {
+    "TokenService/Mint": tokens_pb2.MintRequest(),
+    "TokenService/MintBatch": tokens_pb2.MintBatchRequest(),
+    "RunService/OpenRun": runs_pb2.OpenRunRequest(),
+    "RunService/KeepRun": runs_pb2.KeepRunRequest(),
+    "RunService/CloseRun": runs_pb2.CloseRunRequest(),
+    "RevocationService/Revoke": revocations_pb2.RevokeRequest(),
+    "RevocationService/Reinstate": revocations_pb2.ReinstateRequest(),
+    "PolicyService/ApplyPolicy": policy_pb2.ApplyPolicyRequest(),
+    "PolicyService/Explain": policy_pb2.ExplainRequest(),
+}
+
+
+@pytest.mark.parametrize("method", sorted(EMPTY))
+def test_p7_an_empty_request_is_refused_and_a_stranger_learns_nothing_of_what_it_lacks(served, method):
+    service, name = method.split("/")
+
+    def call(who):
+        channel = served.channel(who)
+        rpc = channel.unary_stream if name == "Revoke" else channel.unary_unary
+        # Sent as it is, without a stub.
+        answer = rpc(f"/broker.v1.{service}/{name}", lambda message: message.SerializeToString(), bytes)(
+            EMPTY[method], timeout=10
+        )
+        return list(answer) if name == "Revoke" else answer
+
+    able = {"harness": "acme", "admin": "admin"}["harness" if "harness" in MAY[method] else "admin"]
+    found = refusal(lambda: call(able))
+    assert found is not None
+    assert found[:2] == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID")
+    assert found[3]["field"]
+    assert found[3]["hint"]
+    found = refusal(lambda: call("stranger"))
+    assert found is not None
+    assert found[1] == "UNAUTHENTICATED"
+
+
+def test_b20_a_caller_of_one_partner_can_neither_act_for_nor_see_another(served):
+    run = (
+        served.runs("acme")
+        .OpenRun(
+            runs_pb2.OpenRunRequest(request_id=request_id(), realm="evaluation", partner="acme", models=["mythos"])
+        )
+        .run
+    )
+    mine = served.mint(run=run.id)
+    rid = request_id
+    in_their_run = tokens_pb2.TokenSpec(realm="evaluation", partner="globex", user="bob", models=["mythos"], run=run.id)
+    beyond_it = tokens_pb2.TokenSpec(realm="evaluation", partner="globex", user="bob", models=["oracle"], run=run.id)
+    handles = (
+        selecting(partner="acme"),
+        selecting(user="alice"),
+        selecting(environment="acme-ci"),
+        selecting(run=run.id),
+        selecting(token=mine.id),
+        selecting(run=run.id, partner="globex"),
+    )
+    walks = {
+        "TokenService/Mint": [
+            lambda s, each=each: s.tokens("globex").Mint(tokens_pb2.MintRequest(request_id=rid(), spec=each))
+            for each in (spec(), spec(user="bob"), spec(run=run.id), in_their_run, beyond_it)
+        ],
+        "TokenService/MintBatch": [
+            lambda s, each=each: s.tokens("globex").MintBatch(
+                tokens_pb2.MintBatchRequest(request_id=rid(), specs=[GLOBEX_OWN, each])
+            )
+            for each in (spec(), in_their_run, beyond_it)
+        ],
+        "RunService/OpenRun": [
+            lambda s: s.runs("globex").OpenRun(
+                runs_pb2.OpenRunRequest(request_id=rid(), realm="evaluation", partner="acme", models=["mythos"])
+            )
+        ],
+        "RunService/KeepRun": [
+            lambda s: s.runs("globex").KeepRun(runs_pb2.KeepRunRequest(request_id=rid(), run=run.id))
+        ],
+        "RunService/CloseRun": [
+            lambda s: s.runs("globex").CloseRun(runs_pb2.CloseRunRequest(request_id=rid(), run=run.id))
+        ],
+        "RunService/ListRuns": [lambda s: s.runs("globex").ListRuns(runs_pb2.ListRunsRequest(partner="acme"))],
+        "RevocationService/Revoke": [
+            lambda s, each=each: list(
+                s.revocations("globex").Revoke(
+                    revocations_pb2.RevokeRequest(request_id=rid(), selector=each, reason="x")
+                )
+            )
+            for each in handles
+        ],
+        "RevocationService/Reinstate": [
+            lambda s, each=each: s.revocations("globex").Reinstate(
+                revocations_pb2.ReinstateRequest(request_id=rid(), selector=each, reason="x")
+            )
+            for each in handles
+        ],
+        "RevocationService/ListRevocations": [
+            lambda s: s.revocations("globex").ListRevocations(revocations_pb2.ListRevocationsRequest())
+        ],
+        "PolicyService/ShowPolicy": [lambda s: s.policies("globex").ShowPolicy(policy_pb2.ShowPolicyRequest())],
+        "PolicyService/ApplyPolicy": [
+            lambda s: s.policies("globex").ApplyPolicy(policy_pb2.ApplyPolicyRequest(request_id=rid(), document=POLICY))
+        ],
+        "PolicyService/Explain": [
+            lambda s, each=each: s.policies("globex").Explain(
+                policy_pb2.ExplainRequest(spec=each, environment="acme-ci")
+            )
+            for each in (spec(), spec(user="nobody"), spec(partner="nobody"))
+        ],
+        "StatusService/GetStatus": [lambda s: s.status("globex").GetStatus(status_pb2.GetStatusRequest())],
+        "StatusService/ListVerifiers": [lambda s: s.status("globex").ListVerifiers(status_pb2.ListVerifiersRequest())],
+        "FeedService/Listen": [
+            lambda s, realm=realm: listen(s, "globex", realm) for realm in ("evaluation", "research")
+        ],
+    }
+    # What shows no partner is left out: roots are public.
+    assert set(walks) == every_method() - {"StatusService/GetTrust"}
+    size = served.status().GetStatus(status_pb2.GetStatusRequest()).head
+    for name, calls in walks.items():
+        for call in calls:
+            found = refusal(lambda call=call: call(served))
+            assert found is not None, name
+            assert found[0] in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.NOT_FOUND), name
+            # Nothing of theirs is told: neither a model of the run nor who opened it.
+            told = f"{found[2]} {found[3]}"
+            assert "opened for" not in told, name
+            assert "acme.example" not in told, name
+    assert served.status().GetStatus(status_pb2.GetStatusRequest()).head == size
+    assert not served.runs("globex").ListRuns(runs_pb2.ListRunsRequest()).runs
+    still = served.runs("acme").ListRuns(runs_pb2.ListRunsRequest()).runs
+    assert next(one for one in still if one.id == run.id).state == runs_pb2.RUN_STATE_OPEN
+
+
+@pytest.mark.parametrize("name", ["KeepRun", "CloseRun", "Mint"])
+def test_b20_a_run_of_another_partner_cannot_be_told_from_one_that_never_was(served, name):
+    run = (
+        served.runs("acme")
+        .OpenRun(
+            runs_pb2.OpenRunRequest(request_id=request_id(), realm="evaluation", partner="acme", models=["mythos"])
+        )
+        .run
+    )
+    served.mint(run=run.id)
+
+    def call(run_id):
+        if name == "Mint":
+            return served.tokens("globex").Mint(
+                tokens_pb2.MintRequest(
+                    request_id=request_id(),
+                    spec=tokens_pb2.TokenSpec(
+                        realm="evaluation", partner="globex", user="bob", models=["mythos"], run=run_id
+                    ),
+                )
+            )
+        request = getattr(runs_pb2, f"{name}Request")(request_id=request_id(), run=run_id)
+        return getattr(served.runs("globex"), name)(request)
+
+    theirs, none = refusal(lambda: call(run.id)), refusal(lambda: call(UNHEARD_OF))
+    assert theirs is not None
+    assert theirs == none
+
+
+def test_p8_a_verifier_of_one_realm_learns_nothing_of_another(served):
+    assert refusal(lambda: listen(served, "gateway", "research"))[:2] == (
+        grpc.StatusCode.PERMISSION_DENIED,
+        "FORBIDDEN",
+    )
+    found = refusal(lambda: served.status("gateway").GetTrust(status_pb2.GetTrustRequest(realm="research")))
+    assert found[:2] == (grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
+    document = served.status("gateway").GetTrust(status_pb2.GetTrustRequest()).document
+    assert "evaluation" in document
+    assert "research" not in document
+
+
+# Papers.
+
+
+def status_with(served, issued):
+    credentials = grpc.ssl_channel_credentials(
+        served.authority.ca.read_bytes(),
+        *((issued.key.read_bytes(), issued.certificate.read_bytes()) if issued is not None else ()),
+    )
+    with grpc.secure_channel(served.endpoint, credentials) as channel:
+        return status_pb2_grpc.StatusServiceStub(channel).GetStatus(status_pb2.GetStatusRequest(), timeout=5)
+
+
+def test_the_papers_that_the_following_tests_spoil_are_good_otherwise(served):
+    assert status_with(served, served.authority.client(PRINCIPALS["admin"], name="good")).head
+
+
+def test_p7_a_certificate_of_another_ca_none_or_one_that_has_ended_does_not_get_in(served, tmp_path):
+    from datetime import UTC, datetime, timedelta
+
+    now = datetime.now(UTC)
+    foreign = Authority(tmp_path / "foreign")
+    # A name is no trust: this authority is called like ours.
+    namesake = Authority(tmp_path / "namesake", name="throw-away authority")
+    refused = [
+        None,
+        foreign.client(PRINCIPALS["admin"]),
+        namesake.client(PRINCIPALS["admin"]),
+        served.authority.client(PRINCIPALS["admin"], name="ended", not_after=now - timedelta(seconds=2)),
+        served.authority.client(PRINCIPALS["admin"], name="early", not_before=now + timedelta(hours=1)),
+    ]
+    for issued in refused:
+        with pytest.raises(grpc.RpcError) as caught:
+            status_with(served, issued)
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE, issued
+
+
+def test_p7_a_certificate_without_a_principal_or_with_another_is_nobody(served):
+    papers = [
+        served.authority.client_without_uri(),
+        served.authority.client("https://lab.example/ops", name="https"),
+        served.authority.client("spiffe://lab.example/ops/", name="slash"),
+        served.authority.client("spiffe://lab.example/ops2", name="longer"),
+        served.authority.client("spiffe://lab.example/op", name="shorter"),
+        served.authority.client("spiffe://LAB.example/ops", name="upper"),
+        served.authority.client("spiffe://lab.example/x/../ops", name="dots"),
+        served.authority.client("spiffe://lab.example", name="bare"),
+    ]
+    for issued in papers:
+        found = refusal(lambda issued=issued: status_with(served, issued))
+        assert found is not None, issued
+        assert found[:2] == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"), issued
+        assert found[3]["hint"]
+
+
+def test_removing_a_principal_from_the_policy_works_on_its_open_connection(served):
+    stub = served.tokens("globex")
+    assert stub.Mint(tokens_pb2.MintRequest(request_id=request_id(), spec=GLOBEX_OWN)).token.token
+    without = "\n".join(line for line in POLICY.splitlines() if 'globex.example/cluster", role' not in line) + "\n"
+    served.apply(without)
+    found = refusal(lambda: stub.Mint(tokens_pb2.MintRequest(request_id=request_id(), spec=GLOBEX_OWN)))
+    assert found is not None
+    assert found[0] is grpc.StatusCode.UNAUTHENTICATED
+    served.apply(POLICY)
+    assert stub.Mint(tokens_pb2.MintRequest(request_id=request_id(), spec=GLOBEX_OWN)).token.token
