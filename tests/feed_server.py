@@ -59,6 +59,7 @@ class FeedServer:
         self.lease_ms = lease_ms
         self.heartbeats = True
         self.answers_echoes = True
+        self.echo_delay_s = 0.0
         self.sends_snapshot = True
         self.entries: list[feed_pb2.FeedRevocation] = []
         self.streams: list[Listening] = []
@@ -226,6 +227,7 @@ class FeedServer:
                     case "echo":
                         listening.echoes.append(request.echo)
                         if self.answers_echoes:
+                            await asyncio.sleep(self.echo_delay_s)
                             listening.queue.put_nowait(self._answer(request.echo))
         finally:
             listening.queue.put_nowait(None)

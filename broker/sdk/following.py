@@ -133,6 +133,11 @@ class Follower:
         beat = self._newest
         return beat is not None and all(echo.point.boot != beat.boot for echo in self._echoes)
 
+    @property
+    def is_echo_under_way(self) -> bool:
+        """Whether an answer is still to come."""
+        return self._asked is not None
+
     def begin_stream(self) -> None:
         """Forget what was under way on the last stream."""
         self._staged = None

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import secrets
 import time
 from collections import deque
@@ -136,7 +137,9 @@ class Stream:
         deadline_s = time.monotonic() + self._pace.first_frame_s
         while True:
             try:
-                message = await asyncio.wait_for(call.read(), deadline_s - time.monotonic())
+                # Not wait_for: it makes a task for each frame.
+                async with asyncio.timeout(deadline_s - time.monotonic()):
+                    message = await call.read()
             except TimeoutError as silent:
                 raise Stale("no frame extended the lease in time", hint="the broker or the network hangs") from silent
             if self._is_leaving:
@@ -185,8 +188,10 @@ class Stream:
         await call.write(feed_pb2.ListenRequest(hello=hello))
         await self._ask_echo(call)
         while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._rest_s())
+            if not self._wake.is_set():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._rest_s()):
+                        await self._wake.wait()
             self._wake.clear()
             if self._is_leaving:
                 await call.write(feed_pb2.ListenRequest(leave=feed_pb2.Leave()))
@@ -200,11 +205,14 @@ class Stream:
             if self._is_ack_due and time.monotonic() >= self._ack_at_s():
                 await self._acknowledge(call)
 
-    def _rest_s(self) -> float:
+    def _rest_s(self) -> float | None:
         until_s = min(self._echo_at_s(), self._ack_at_s()) if self._is_ack_due else self._echo_at_s()
-        return max(0.0, until_s - time.monotonic())
+        return None if until_s == math.inf else max(0.0, until_s - time.monotonic())
 
     def _echo_at_s(self) -> float:
+        if self._follower.is_echo_under_way:
+            # A second question would make a late answer to the first one that nobody asked for.
+            return math.inf
         every_s = self._pace.echo_again_s if self._follower.needs_echo else self._pace.echo_every_s
         return self._echoed_at_s + every_s
 

@@ -1,5 +1,6 @@
 """Verifying: first sight and again, beside the bare signature check, PyJWT, joserfc and OpenBao's lookup."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import jwt
@@ -11,14 +12,18 @@ from joserfc import jwt as jose_jwt
 
 from broker.token.jws import parse_jws
 from broker.token.keys import public_jwk
+from tests.authority import Authority
 from tests.bench.measuring import Row, per_call_us
-from tests.bench.openbao import Bao
+from tests.bench.openbao import peers
 from tests.served import Served, wait_until
 
 
 def run(folder: Path) -> list[Row]:
     """Measure in one thread."""
-    with Served(folder / "served") as broker, Bao(folder) as bao:
+    bao = peers(folder, Authority(folder / "peers").server())["bare"].start()
+    with ExitStack() as stack:
+        stack.callback(bao.stop)
+        broker = stack.enter_context(Served(folder / "served"))
         verifier = broker.verifier()
         token = broker.mint().token
         jws = parse_jws(token, typ="at+jwt")
@@ -36,7 +41,7 @@ def run(folder: Path) -> list[Row]:
             verifier.verify(token, model="mythos")
 
         jose_key = jose_jwk.ECKey.import_key(public_jwk(key))
-        lookup = bao.caller("GET", "/v1/auth/token/lookup-self", None, bao.user_token)
+        lookup = bao.caller("GET", "auth/token/lookup-self", None, bao.user_token)
         bare = per_call_us(lambda: key.verify(der, jws.signing_input, algorithm))
         rows = [Row("verify", "bare ES256 verification", bare, "us")]
         measured = {

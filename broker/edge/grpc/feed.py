@@ -28,6 +28,7 @@ log = logging.getLogger("broker.feed")
 MAX_QUEUED = 64
 NONCE_BYTES = 16
 METER_EVERY_S = 1.0
+COALESCE_S = 0.003
 
 
 @dataclass(slots=True, eq=False)
@@ -148,6 +149,8 @@ class FeedHub:
                 if progress.is_complete:
                     return
                 wait_s = max(0.005, (progress.next_look_ns - now_ns) / 1e9)
+                # A thousand acknowledgements come in a burst; each alone is not worth a look at all who wait.
+                await asyncio.sleep(COALESCE_S)
                 try:
                     # The published head moves without an acknowledgement, so look again soon in any case.
                     await asyncio.wait_for(changed.wait(), min(wait_s, 0.05))

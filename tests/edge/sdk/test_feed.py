@@ -412,3 +412,13 @@ def test_a_large_snapshot_in_parts_is_applied(keys, server_certificate, connect)
         server.heartbeats = True
         verifier.wait_fresh(10)
         assert verifier.state().revocations == 30_000
+
+
+def test_a_broker_under_load_may_answer_late(server, connect, keys):
+    """A question asked again would make the first answer one that was not asked for, and end a good stream."""
+    server.echo_delay_s = 0.5
+    verifier = connect(server)
+    verifier.wait_fresh(10)
+    verifier.verify(keys.mint(), "mythos")
+    assert len(server.streams) == 1
+    assert server.nack_reasons() == []
