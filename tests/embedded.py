@@ -67,6 +67,11 @@ class Embedded(Served):
             self._thread.join(timeout=20)
             assert not self._thread.is_alive()
 
+    def wipe(self) -> None:
+        """Take the ledger away."""
+        for file in self.folder.glob("ledger.db*"):
+            file.unlink()
+
     def _local_home(self, _clock: SystemClock, _meter: PrometheusMeter) -> KeyHome:
         return KeyHome(LocalRoot(self.folder / "keys", b"a passphrase"), make_memory_key, signs_in_memory=True)
 

@@ -18,14 +18,13 @@ class SystemClock:
         self._read_wall = read_wall
         self._wall_at_start = read_wall()
         self._boottime_at_start_ns = self.boottime_ns()
-        # Replaced as wholes, so that readers need no lock.
+        self._corrected = timedelta()
+        # By witness, how far it is ahead of us. Replaced as a whole, so that readers need no lock.
         self._apart: dict[str, timedelta] = {}
-        self._not_before: dict[str, datetime] = {}
 
     def now(self) -> datetime:
         """As the port says."""
-        elapsed_ns = self.boottime_ns() - self._boottime_at_start_ns
-        return self._wall_at_start + timedelta(microseconds=elapsed_ns // 1000)
+        return self._own() + self._corrected
 
     def boottime_ns(self) -> int:
         """As the port says."""
@@ -33,26 +32,33 @@ class SystemClock:
 
     def is_astray(self) -> str | None:
         """As the port says."""
-        moved = self._read_wall() - self.now()
+        moved = self._read_wall() - self._own()
         if abs(moved) > ASTRAY:
             return f"the machine's clock has moved {_seconds(moved)} since the broker started; set it right and restart"
         for witness, apart in self._apart.items():
             if abs(apart) > ASTRAY:
                 side = "behind" if apart > timedelta() else "ahead of"
                 return f"the broker's clock is {_seconds(abs(apart))} {side} {witness}"
-        for witness, at in self._not_before.items():
-            behind = at - self.now()
-            if behind > ASTRAY:
-                return f"the broker's clock is {_seconds(behind)} behind {witness}"
         return None
 
     def compare(self, witness: str, theirs: datetime) -> None:
         """Take note of what another clock says now; the latest word of each witness counts."""
-        self._apart = {**self._apart, witness: theirs - self.now()}
+        # Ours is judged as the machine gave it and as it is used.
+        apart = max(theirs - self._own(), theirs - self.now(), key=abs)
+        self._apart = {**self._apart, witness: apart}
 
-    def not_before(self, witness: str, at: datetime) -> None:
-        """Take note of an instant that has passed already."""
-        self._not_before = {**self._not_before, witness: at}
+    def correct(self, witness: str, at: datetime) -> None:
+        """Go on from `at`, because the start's reading was wrong; until a restart, it stays doubted for that.
+
+        Frames tell verifiers what time it is: from a clock that is behind, dead tokens would live again, and
+        live ones would not have begun.
+        """
+        self._corrected = at - self._own()
+        self._apart = {**self._apart, f"{witness} (set it right and restart)": self._corrected}
+
+    def _own(self) -> datetime:
+        elapsed_ns = self.boottime_ns() - self._boottime_at_start_ns
+        return self._wall_at_start + timedelta(microseconds=elapsed_ns // 1000)
 
 
 def _seconds(span: timedelta) -> str:

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from broker.adapters.clock import SystemClock
-from broker.errors import Revoked
+from broker.errors import Expired, Revoked
 from broker.sdk.failures import failure_of
 from broker.v1 import status_pb2
 from tests.embedded import Embedded, Wall
+from tests.served import POLICY
 
 HOUR = timedelta(hours=1)
 
@@ -100,18 +102,53 @@ def test_an_hour_behind_stays_refused_also_after_a_second_restart(served: Embedd
         served.stop()
 
 
+def test_p7_a_restart_on_a_clock_that_is_behind_revives_no_expired_token_and_refuses_no_live_one(
+    served: Embedded, wall: Wall
+) -> None:
+    served.stop()
+    wall.off = timedelta(minutes=-50)
+    served.wipe()
+    served.start()
+    served.apply(POLICY)
+    ended = served.mint(lifetime=Duration(seconds=60)).token
+    served.stop()
+    wall.off = timedelta()
+    served.start()
+    live = served.mint().token
+    with served.verifier() as verifier:
+        with pytest.raises(Expired):
+            verifier.verify(ended, "mythos")
+        assert verifier.verify(live, "mythos")
+    served.stop()
+    # The same wrong clock again, on which the first token is alive and the second is of the future.
+    wall.off = timedelta(minutes=-50)
+    served.start()
+    with served.verifier() as verifier:
+        with pytest.raises(Expired):
+            verifier.verify(ended, "mythos")
+        assert verifier.verify(live, "mythos")
+
+
 def test_the_witnesses_of_a_clock_are_heard_each_by_itself() -> None:
     clock = SystemClock()
     clock.compare("the store's clock", clock.now() + timedelta(seconds=59))
-    clock.not_before("the last entry", clock.now() + timedelta(seconds=59))
     assert clock.is_astray() is None
     clock.compare("the store's clock", clock.now() + timedelta(seconds=61))
+    assert clock.is_astray() == "the broker's clock is 61 s behind the store's clock"
+    clock.compare("the ledger", clock.now())
     assert clock.is_astray() == "the broker's clock is 61 s behind the store's clock"
     clock.compare("the store's clock", clock.now() - HOUR)
     assert clock.is_astray() == "the broker's clock is 3600 s ahead of the store's clock"
     clock.compare("the store's clock", clock.now())
     assert clock.is_astray() is None
-    clock.not_before("the last entry", clock.now() + timedelta(seconds=61))
-    assert clock.is_astray() == "the broker's clock is 61 s behind the last entry"
-    clock.not_before("the last entry", clock.now() - HOUR)
-    assert clock.is_astray() is None
+
+
+def test_a_clock_that_was_corrected_stays_doubted_until_a_restart() -> None:
+    clock = SystemClock()
+    right = clock.now() + HOUR
+    clock.correct("the store's clock at the start", right)
+    assert abs(clock.now() - right) < timedelta(seconds=1)
+    clock.compare("the store's clock", right)
+    doubt = clock.is_astray()
+    assert doubt is not None
+    assert "restart" in doubt

@@ -7,14 +7,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import tomllib
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
-import psycopg
 import pytest
 
 from broker.adapters.vault_login import AppRoleLogin
@@ -28,12 +29,15 @@ from tests.openbao import OpenBao, free_port
 from tests.served import POLICY, Served, request_id
 from tests.waiting import eventually
 
-pytest_plugins = ["tests.fixtures_openbao"]
+if TYPE_CHECKING:
+    # pytest must be the first to import a plugin.
+    from tests.postgresql import PostgreSql
+
+pytest_plugins = ["tests.fixtures_openbao", "tests.postgresql"]
 
 ROOT = Path(__file__).parent.parent.parent
 HEADING = "## Production: OpenBao and PostgreSQL"
 EXIT_CODE = re.compile(r"\s+# exit code (\d+)(: \w+)?$")
-START_POSTGRESQL = "import pgserver, sys; print(pgserver.get_server(sys.argv[1], cleanup_mode=None).get_uri())"
 STOP_POSTGRESQL = "import pgserver, sys; pgserver.get_server(sys.argv[1]).cleanup()"
 
 
@@ -59,55 +63,54 @@ def script(lines: list[str]) -> str:
     return "\n".join(steps)
 
 
-def python(program: str, *arguments: object) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=True
-    )
-    return done.stdout.strip()
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Not among pytest's folders: as root, PostgreSQL runs as a user that may not go there."""
+    folder = Path(tempfile.mkdtemp(prefix="production-"))
+    yield folder
+    if (folder / "try" / "pg" / "postmaster.pid").exists():
+        subprocess.run([sys.executable, "-c", STOP_POSTGRESQL, folder / "try" / "pg"], timeout=60, check=True)
+    shutil.rmtree(folder)
 
 
-def test_the_walk_through_of_the_readme_works_as_it_is_written(tmp_path: Path) -> None:
-    (tmp_path / ".venv").symlink_to(sys.prefix)
-    shutil.copytree(ROOT / "deploy", tmp_path / "deploy")
+def test_the_walk_through_of_the_readme_works_as_it_is_written(folder: Path) -> None:
+    (folder / ".venv").symlink_to(sys.prefix)
+    shutil.copytree(ROOT / "deploy", folder / "deploy")
     # Only the ports are changed, which may be in use here.
     ports = {str(port): str(free_port()) for port in (8200, 7443, 7444, 7445, 7446)}
     text = script(commands())
-    files = [file for file in (tmp_path / "deploy").iterdir() if file.is_file()]
+    files = [file for file in (folder / "deploy").iterdir() if file.is_file()]
     for port, free in ports.items():
         text = text.replace(port, free)
         for file in files:
             file.write_text(file.read_text().replace(port, free))
-    try:
-        with subprocess.Popen(
-            ["bash", "-c", text],
-            cwd=tmp_path,
-            env={
-                "PATH": os.environ["PATH"],
-                "HOME": str(tmp_path),
-                "BAO_DEV_LISTEN_ADDRESS": f"127.0.0.1:{ports['8200']}",
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        ) as shell:
-            try:
-                said, _ = shell.communicate(timeout=150)
-            except subprocess.TimeoutExpired:
-                os.killpg(shell.pid, signal.SIGKILL)
-                said = shell.communicate()[0]
-    finally:
-        if (tmp_path / "try" / "pg" / "postmaster.pid").exists():
-            python(STOP_POSTGRESQL, tmp_path / "try" / "pg")
-    assert shell.returncode == 0, said[-4000:] + (tmp_path / "try" / "broker.log").read_text()[-2000:]
+    with subprocess.Popen(
+        ["bash", "-c", text],
+        cwd=folder,
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "BAO_DEV_LISTEN_ADDRESS": f"127.0.0.1:{ports['8200']}",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as shell:
+        try:
+            said, _ = shell.communicate(timeout=150)
+        except subprocess.TimeoutExpired:
+            os.killpg(shell.pid, signal.SIGKILL)
+            said, _ = shell.communicate()
+    assert shell.returncode == 0, said[-4000:] + (folder / "try" / "broker.log").read_text()[-2000:]
     # Each command was reached, the last one included.
     assert said.count("\n+ ") + said.startswith("+ ") == len(commands())
     assert said.count("accepted: acme/user/alice may use mythos") == 3
     assert said.count("broker: denied:") == 3
     # What the walk-through wrote down holds no token (P12).
-    token = (tmp_path / "try" / "token").read_text().strip()
+    token = (folder / "try" / "token").read_text().strip()
     for log in ("broker.log", "broker-2.log", "vault.log"):
-        assert token not in (tmp_path / "try" / log).read_text()
+        assert token not in (folder / "try" / log).read_text()
 
 
 def test_the_walk_through_seals_vault_and_uses_two_brokers() -> None:
@@ -142,30 +145,21 @@ def test_the_example_of_a_configuration_is_good_and_names_every_setting(tmp_path
 
 
 @pytest.fixture(scope="module")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a PostgreSQL of our own."""
-    folder = tmp_path_factory.mktemp("postgresql")
-    try:
-        yield python(START_POSTGRESQL, folder / "pg")
-    finally:
-        python(STOP_POSTGRESQL, folder / "pg")
-
-
-@pytest.fixture(scope="module")
-def store(postgresql: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The settings of a store on it."""
-    file = tmp_path_factory.mktemp("store") / "url"
-    file.write_text(postgresql)
-    return f'url_file = "{file}"'
+def store(postgresql: "PostgreSql") -> Iterator[str]:
+    """The settings of a store in a database of its own."""
+    name = postgresql.new_database()
+    file = postgresql.folder / name
+    file.write_text(postgresql.url(name))
+    yield f'url_file = "{file}"'
+    postgresql.drop_database(name)
 
 
 @pytest.fixture
-def another_database(postgresql: str) -> Iterator[str]:
-    """The URL of an empty database in it."""
-    with psycopg.connect(postgresql, autocommit=True) as connection:
-        connection.execute("CREATE DATABASE another")
-        yield postgresql.replace("/postgres?", "/another?")
-        connection.execute("DROP DATABASE another WITH (FORCE)")
+def another_database(postgresql: "PostgreSql") -> Iterator[str]:
+    """The URL of an empty database."""
+    name = postgresql.new_database()
+    yield postgresql.url(name)
+    postgresql.drop_database(name)
 
 
 @pytest.fixture(scope="module")
