@@ -8,10 +8,12 @@ from contextvars import ContextVar
 from typing import Any, NoReturn, cast
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc.aio import AbortError, ServerInterceptor, ServicerContext
 
 from broker.edge.grpc.callers import PeerCertificates
 from broker.edge.grpc.failures import DETAILS_KEY, code_of, details_of
+from broker.edge.grpc.translate import is_request_id
 from broker.errors import Defect, Failure, Invalid
 from broker.service.calling import Caller, identify
 from broker.service.metering import Meter
@@ -63,19 +65,19 @@ class Outermost(ServerInterceptor):
     def _wrap(self, name: str, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(
-                self._streaming(name, cast("Streaming", handler.stream_stream)),
-                handler.request_deserializer,
+                self._streaming(name, cast("Streaming", handler.stream_stream), _all_readable),
+                _reader(handler.request_deserializer),
                 handler.response_serializer,
             )
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                self._streaming(name, cast("Streaming", handler.unary_stream)),
-                handler.request_deserializer,
+                self._streaming(name, cast("Streaming", handler.unary_stream), _readable),
+                _reader(handler.request_deserializer),
                 handler.response_serializer,
             )
         return grpc.unary_unary_rpc_method_handler(
             self._unary(name, cast("Unary", handler.unary_unary)),
-            handler.request_deserializer,
+            _reader(handler.request_deserializer),
             handler.response_serializer,
         )
 
@@ -87,16 +89,18 @@ class Outermost(ServerInterceptor):
                 caller = self.caller(context)
                 principal = caller.principal
                 CALLER.set(caller)
-                return await inner(request, context)
+                return await inner(_readable(request), context)
             except Exception as problem:  # noqa: BLE001 - the outermost place
                 failure = _ours(problem)
             finally:
-                self._note(name, principal, failure, started)
+                self._note(name, request, principal, failure, started)
             return await _abort(context, failure)
 
         return call
 
-    def _streaming(self, name: str, inner: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+    def _streaming(
+        self, name: str, inner: Callable[..., AsyncIterator[Any]], readable: Callable[[Any], Any]
+    ) -> Callable[..., AsyncIterator[Any]]:
         async def call(request: Any, context: ServicerContext) -> AsyncIterator[Any]:
             started = time.monotonic()
             principal, failure = "", None
@@ -104,22 +108,23 @@ class Outermost(ServerInterceptor):
                 caller = self.caller(context)
                 principal = caller.principal
                 CALLER.set(caller)
-                async for response in inner(request, context):
+                async for response in inner(readable(request), context):
                     yield response
             except Exception as problem:  # noqa: BLE001 - the outermost place
                 failure = _ours(problem)
             finally:
-                self._note(name, principal, failure, started)
+                self._note(name, request, principal, failure, started)
             if failure is not None:
                 await _abort(context, failure)
 
         return call
 
-    def _note(self, name: str, principal: str, failure: Failure | None, started: float) -> None:
+    def _note(self, name: str, request: Any, principal: str, failure: Failure | None, started: float) -> None:
         fields: dict[str, object] = {
             "call": secrets.token_hex(8),
             "method": name,
             "principal": principal,
+            **_request_id(request),
             "ms": round((time.monotonic() - started) * 1000, 2),
         }
         if failure is None:
@@ -134,6 +139,41 @@ class Outermost(ServerInterceptor):
             log.info("refused", extra={"fields": fields})
 
 
+class _Unreadable:
+    """Stands for a message that could not be read, until there is somebody to tell."""
+
+
+def _reader(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """What fails in here never meets an interceptor: grpc would answer without a reason."""
+    if deserialize is None:
+        return None
+
+    def read(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError:
+            return _Unreadable()
+
+    return read
+
+
+def _readable(request: Any) -> Any:
+    if isinstance(request, _Unreadable):
+        raise Invalid("request", "is not a message of this method", hint="send what protos/broker/v1 says")
+    return request
+
+
+async def _all_readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _readable(request)
+
+
+def _request_id(request: Any) -> dict[str, object]:
+    """Return what the caller called its write, if it is one and well-formed: a log is no place for just any text."""
+    given = getattr(request, "request_id", "")
+    return {"request_id": given} if is_request_id(given) else {}
+
+
 def _ours(problem: Exception) -> Failure:
     """Return a failure that may leave: ours as it is, anything else without its text."""
     if isinstance(problem, Failure):
@@ -141,7 +181,7 @@ def _ours(problem: Exception) -> Failure:
     if isinstance(problem, AbortError):
         raise problem
     if isinstance(problem, UnicodeError | OverflowError):
-        return Invalid("request", "has a value that cannot be represented")
+        return Invalid("request", "has a value that cannot be represented", hint="look at its numbers and texts")
     defect = Defect("a defect in the broker", hint="report it with the time of the call")
     defect.__cause__ = problem
     return defect

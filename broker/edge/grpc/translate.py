@@ -19,9 +19,14 @@ from broker.v1 import runs_pb2, selector_pb2, tokens_pb2
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{16,64}", re.ASCII)
 
 
+def is_request_id(text: str) -> bool:
+    """Tell whether a write may be called so."""
+    return _REQUEST_ID.fullmatch(text) is not None
+
+
 def request_key(caller: Caller, request: Any) -> RequestKey:
     """Return what makes the write happen once. Raises Invalid."""
-    if not _REQUEST_ID.fullmatch(request.request_id):
+    if not is_request_id(request.request_id):
         raise Invalid("request_id", "is not 16 to 64 of A-Z a-z 0-9 _ -", hint="make a random one for each new intent")
     contents = type(request).DESCRIPTOR.full_name.encode() + b"\x00" + request.SerializeToString(deterministic=True)
     return RequestKey(caller.principal, request.request_id, hashlib.sha256(contents).digest())
@@ -30,7 +35,7 @@ def request_key(caller: Caller, request: Any) -> RequestKey:
 def seconds(field: str, duration: Duration) -> int:
     """Return whole seconds. Raises Invalid."""
     if duration.nanos != 0:
-        raise Invalid(field, "is not in whole seconds")
+        raise Invalid(field, "is not in whole seconds", hint="leave out the fraction")
     return int(duration.seconds)
 
 
@@ -115,5 +120,5 @@ def run_message(run: RunRecord, now: datetime) -> runs_pb2.Run:
 def limit(value: int, *, default: int = 100, most: int = 1000) -> int:
     """Return a page's size. Raises Invalid."""
     if value > most:
-        raise Invalid("limit", f"{value} is above {most}")
+        raise Invalid("limit", f"{value} is above {most}", hint="ask for fewer, and page on")
     return value or default
