@@ -50,8 +50,6 @@ log = logging.getLogger("broker")
 
 PRUNE_EVERY_S = 60.0
 HEALTH_EVERY_S = 1.0
-# As many entries must be older than our clock at a start.
-LAST_ENTRIES = 2000
 EXIT_FATAL = 70
 
 
@@ -332,8 +330,8 @@ class Broker:
     def _compare_clocks(self) -> None:
         """Doubt our clock before anything is signed by it: the ledger's end was written before now."""
         clock, size = self._parts.clock, self.ledger.head().size
-        # The very last may be from a start on the same wrong clock: revoking and certifying do not stop for it.
-        last = max(decode_entry(data).at for data in self.ledger.entries(max(0, size - LAST_ENTRIES), size))
+        [newest] = self.ledger.entries(size - 1, size)
+        last = decode_entry(newest).at
         theirs = self.ledger.wall_clock()
         if theirs is not None:
             clock.compare("the store's clock", theirs)
@@ -342,9 +340,9 @@ class Broker:
         if last - clock.now() > ASTRAY:
             # One broker whose clock is ahead must not set the clocks of all others.
             if theirs is None:
-                clock.correct("the last ledger entries", last)
+                clock.correct("the last ledger entry", last)
             else:
-                clock.compare("the last ledger entries", last)
+                clock.compare("the last ledger entry", last)
 
     def _publish_certificate(
         self, realm: str, purpose: Purpose, kid: str, certificate: str, expires_at: datetime

@@ -75,8 +75,8 @@ def test_a_clock_an_hour_behind_the_ledger_at_a_restart_mints_nothing_until_it_i
     served.stop()
     wall.off = -HOUR
     served.start()
-    assert "behind the last ledger entries" in refusal(served)
-    assert any("behind the last ledger entries" in problem for problem in status(served).problems)
+    assert "behind the last ledger entry" in refusal(served)
+    assert any("behind the last ledger entry" in problem for problem in status(served).problems)
     # Cutting off goes on.
     served.revoke(partner="acme")
     served.reinstate(partner="acme")
@@ -98,7 +98,7 @@ def test_an_hour_behind_stays_refused_also_after_a_second_restart(served: Embedd
     for _ in range(2):
         served.start()
         served.revoke(user="somebody")
-        assert "behind the last ledger entries" in refusal(served)
+        assert "behind the last ledger entry" in refusal(served)
         served.stop()
 
 

@@ -143,6 +143,9 @@ def test_no_fault_leaves_a_thread_behind(transit: Stand) -> None:
 
 def test_p11_with_keys_in_memory_a_sealed_vault_stops_nothing_and_is_shown(memory: Stand, vault: OpenBao) -> None:
     verifier = memory.verifier
+    for realm in REALMS:
+        age = f'broker_signing_key_age_seconds{{purpose="feed",realm="{realm}"}}'
+        eventually(lambda name=age: memory.metric(name) > 1, "Vault is needed for nothing now")
     vault.seal()
     # Shown before it is needed: the broker looks every five seconds.
     eventually(lambda: "sealed" in str(memory.status().problems), "the status tells it", within_s=10)
