@@ -11,9 +11,8 @@ import tempfile
 import threading
 import tomllib
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -26,14 +25,11 @@ from broker.sdk.failures import failure_of
 from broker.v1 import policy_pb2, runs_pb2, status_pb2, tokens_pb2
 from tests.embedded import Embedded, Wall
 from tests.openbao import OpenBao, free_port
+from tests.postgresql import PostgreSql
 from tests.served import POLICY, Served, request_id
 from tests.waiting import eventually
 
-if TYPE_CHECKING:
-    # pytest must be the first to import a plugin.
-    from tests.postgresql import PostgreSql
-
-pytest_plugins = ["tests.fixtures_openbao", "tests.postgresql"]
+pytest_plugins = ["tests.fixtures_openbao", "tests.fixtures_stores"]
 
 ROOT = Path(__file__).parent.parent.parent
 HEADING = "## Production: OpenBao and PostgreSQL"
@@ -145,7 +141,7 @@ def test_the_example_of_a_configuration_is_good_and_names_every_setting(tmp_path
 
 
 @pytest.fixture(scope="module")
-def store(postgresql: "PostgreSql") -> Iterator[str]:
+def store(postgresql: PostgreSql) -> Iterator[str]:
     """The settings of a store in a database of its own."""
     name = postgresql.new_database()
     file = postgresql.folder / name
@@ -155,7 +151,7 @@ def store(postgresql: "PostgreSql") -> Iterator[str]:
 
 
 @pytest.fixture
-def another_database(postgresql: "PostgreSql") -> Iterator[str]:
+def another_database(postgresql: PostgreSql) -> Iterator[str]:
     """The URL of an empty database."""
     name = postgresql.new_database()
     yield postgresql.url(name)
@@ -351,8 +347,9 @@ def test_a_broker_whose_clock_differs_from_its_databases_by_more_than_a_minute_m
         assert failure.reason == "CLOCK_ASTRAY"
         assert "the store's clock" in failure.message
         assert failure.message in served.status().GetStatus(status_pb2.GetStatusRequest(), timeout=10).problems
-        # Cutting off goes on.
-        assert served.revoke(partner="acme")[0].committed.index
+        # Cutting off goes on, and is told with the database's time.
+        [answer] = served.revoke(partner="acme")
+        assert abs(answer.committed.committed_at.ToDatetime(UTC) - datetime.now(UTC)) < timedelta(seconds=30)
 
 
 def test_a_clock_within_a_minute_of_the_databases_mints(another_database: str, tmp_path: Path) -> None:
