@@ -218,7 +218,7 @@ class FeedService:
         caller = self._admitted(context)
         first = await anext(aiter(requests), None)
         if first is None or first.WhichOneof("message") != "hello":
-            raise Invalid("message", "a stream begins with hello")
+            raise Invalid("message", "is not a hello", hint="begin the stream with one")
         hello = first.hello
         if caller.realm != hello.realm:
             raise Forbidden(
@@ -227,7 +227,7 @@ class FeedService:
             )
         realm = self._policies.current().policy.realms.get(hello.realm)
         if realm is None:
-            raise Forbidden("the policy has no such realm")
+            raise Forbidden("the policy has no such realm", hint="ask an admin")
         listener = self._hub.listeners.join(
             verifier=caller.principal,
             realm=realm.name,
@@ -255,7 +255,7 @@ class FeedService:
                 # The principal is judged as long as the stream lasts, not once.
                 version = self._policies.current().version
                 if self._admitted(context).realm != subscriber.realm:
-                    raise Forbidden("this verifier is no longer of this realm")
+                    raise Forbidden("this verifier is no longer of this realm", hint="ask an admin")
             while subscriber.echoes:
                 yield self._answer(subscriber, subscriber.echoes.popleft())
             if subscriber.position is None:
@@ -295,7 +295,7 @@ class FeedService:
         match request.WhichOneof("message"):
             case "echo":
                 if len(request.echo.nonce) != NONCE_BYTES:
-                    raise Invalid("echo.nonce", "must have 16 bytes")
+                    raise Invalid("echo.nonce", f"has {len(request.echo.nonce)} bytes", hint="use 16 random ones")
                 # One at a time: a newer question replaces one that was not answered yet.
                 subscriber.echoes.clear()
                 subscriber.echoes.append(request.echo)
@@ -314,7 +314,9 @@ class FeedService:
                 subscriber.position = None
                 subscriber.has_work.set()
             case _:
-                raise Invalid("message", "must be an echo, an ack, a nack or leave")
+                raise Invalid(
+                    "message", "is none of what may follow a hello", hint="send an echo, an ack, a nack or leave"
+                )
 
     def _answer(self, subscriber: Subscriber, echo: feed_pb2.Echo) -> bytes:
         return self._hub.publisher.answer_echo(

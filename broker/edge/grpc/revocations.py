@@ -25,6 +25,9 @@ from broker.service.revoke import Reinstate, Revoke
 from broker.v1 import revocations_pb2 as pb
 from broker.v1 import revocations_pb2_grpc
 
+# What a store can count to; the wire's numbers go beyond it.
+MAX_INDEX = 2**63 - 1
+
 
 class RevocationService(revocations_pb2_grpc.RevocationServiceServicer):
     """Revokes, reinstates and lists."""
@@ -90,7 +93,7 @@ class RevocationService(revocations_pb2_grpc.RevocationServiceServicer):
         del context
         CALLER.get().must_be(Role.ADMIN, Role.AUDITOR)
         most = limit(request.limit)
-        records = await asyncio.to_thread(self._ledger.revocations, request.after, most + 1)
+        records = await asyncio.to_thread(self._ledger.revocations, min(request.after, MAX_INDEX), most + 1)
         in_force = await asyncio.to_thread(self._policies.refresh)
         return pb.ListRevocationsResponse(
             revocations=[

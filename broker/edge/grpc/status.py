@@ -102,7 +102,7 @@ class StatusService(status_pb2_grpc.StatusServiceServicer):
         wanted = request.realm or (caller.realm if caller.role is Role.VERIFIER else None)
         if wanted is not None:
             if wanted not in realms or caller.realm not in (None, wanted):
-                raise NotFound(f"there is no realm {wanted!r} for you")
+                raise NotFound("there is no such realm for you", hint="name one that the policy gives to you, or none")
             realms = [wanted]
         return pb.GetTrustResponse(document=render_trust(self._signer.roots(realm) for realm in realms))
 

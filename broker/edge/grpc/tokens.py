@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from grpc.aio import ServicerContext
 
+from broker.domain.asking import Ask
 from broker.domain.policy import Role
 from broker.edge.grpc.outermost import CALLER
 from broker.edge.grpc.translate import ask, minted_message, request_key
@@ -48,10 +49,19 @@ class TokenService(tokens_pb2_grpc.TokenServiceServicer):
     async def _minted(self, caller: Caller, specs: Sequence[tokens_pb2.TokenSpec], request: RequestKey) -> list[Minted]:
         # Who may not mint learns nothing about what an ask must look like.
         caller.must_be(Role.HARNESS)
-        asks = [ask(spec, caller.environment) for spec in specs]
+        asks = [_ask(specs, position, caller.environment) for position in range(len(specs))]
         if any(one.run is not None for one in asks):
             await asyncio.to_thread(self._run_models.check, caller, asks)
         reserved = await asyncio.wrap_future(self._mint.reserve(caller, asks, request))
         if len(asks) <= self._sign_in_loop:
             return self._mint.finish(reserved)
         return await asyncio.to_thread(self._mint.finish, reserved)
+
+
+def _ask(specs: Sequence[tokens_pb2.TokenSpec], position: int, environment: str | None) -> Ask:
+    try:
+        return ask(specs[position], environment)
+    except Invalid as bad:
+        if len(specs) == 1:
+            raise
+        raise Invalid(f"specs[{position}].{bad.field}", bad.problem, hint=bad.hint) from bad
