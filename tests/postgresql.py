@@ -75,8 +75,8 @@ class PostgreSql:
             self._server.wait(START_WITHIN_S)
 
     def remove(self) -> None:
-        self.thaw()
-        self.stop()
+        if self._server is not None and self._server.poll() is None:
+            self.kill()
         shutil.rmtree(self.folder)
 
     def kill(self) -> None:
@@ -89,21 +89,21 @@ class PostgreSql:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         # A new server waits for none of the old one's; they hold its memory until they are gone.
-        eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in everybody), "the old processes are gone")
+        eventually(lambda: not any(_runs(pid) for pid in everybody), "the old processes are gone")
 
     def kill_backends(self) -> None:
-        """Kill -9 those who serve clients; the server then throws everybody out and recovers from its log."""
+        """Kill -9 those who serve clients; the server throws everybody out and recovers from its log. Wait for it."""
         for pid in self.processes():
             with suppress(OSError):
                 if b": postgres " in Path(f"/proc/{pid}/cmdline").read_bytes():
                     os.kill(pid, signal.SIGKILL)
+        eventually(self._answers, "PostgreSQL has recovered", within_s=START_WITHIN_S)
 
     def freeze(self) -> None:
         self._signal_all(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        if self._server is not None and self._server.poll() is None:
-            self._signal_all(signal.SIGCONT)
+        self._signal_all(signal.SIGCONT)
 
     def processes(self) -> list[int]:
         """Return the processes of the server but for its first."""
@@ -149,3 +149,11 @@ class PostgreSql:
             cwd=self.folder,
         )
         assert done.returncode == 0, done.stderr
+
+
+def _runs(pid: int) -> bool:
+    """Tell whether a process does; one that is dead and that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
