@@ -155,17 +155,16 @@ def test_the_token_is_renewed_before_its_end(
 
 
 def test_a_token_near_its_maximum_life_is_replaced_instead_of_renewed(
-    opened: Open, vault: OpenBao, login: AppRoleLogin, clock: MovedClock, meter: PrometheusMeter
+    opened: Open, vault: OpenBao, login: AppRoleLogin, meter: PrometheusMeter, tmp_path: Path
 ) -> None:
     vault.must(
         "POST", "auth/approle/role/short", {"token_policies": ["broker"], "token_ttl": "3s", "token_max_ttl": "4s"}
     )
     role_id = vault.must("GET", "auth/approle/role/short/role-id")["data"]["role_id"]
     secret_id = vault.must("POST", "auth/approle/role/short/secret-id")["data"]["secret_id"]
-    folder = login.role_id_file.parent
-    (folder / "short-role").write_text(role_id)
-    (folder / "short-secret").write_text(secret_id)
-    session = opened(AppRoleLogin(folder / "short-role", folder / "short-secret"))
+    (tmp_path / "role").write_text(role_id)
+    (tmp_path / "secret").write_text(secret_id)
+    session = opened(AppRoleLogin(tmp_path / "role", tmp_path / "secret"))
     session.start()
     # Twice over its maximum life, in real time, because OpenBao's clock is what ends it.
     eventually(lambda: calls(meter, "login") >= 3, "logged in again and again", within_s=20)
