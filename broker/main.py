@@ -3,12 +3,22 @@
 import sys
 from pathlib import Path
 
-from broker.edge.cli import cli_with
-
 
 def main() -> None:
     """Run the command line."""
-    sys.exit(cli_with(dev=_dev, serve=_serve, validate=_validate).main(standalone_mode=True))
+    try:
+        # A wheel without extras is the SDK: even the command line may not be there.
+        from broker.edge.cli import cli_with  # noqa: PLC0415
+
+        sys.exit(cli_with(dev=_dev, serve=_serve, validate=_validate).main(standalone_mode=True))
+    except ModuleNotFoundError as missing:
+        package = (missing.name or "").partition(".")[0]
+        if package in ("", "broker"):
+            raise
+        sys.exit(
+            f"broker: failed: {package} is not installed: this is the SDK alone; "
+            "install the rest with: pip install 'credential-broker[server]'"
+        )
 
 
 # The server's parts take most of a second to load: only the commands that need them wait for that.
