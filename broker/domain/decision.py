@@ -1,6 +1,7 @@
 """The decision: one walk through the rules, denied by default."""
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from broker.domain.asking import UNRECOGNISED, Ask
@@ -11,6 +12,7 @@ from broker.token.revocation import Dimension, Facts, Selector
 INVALID = "INVALID"
 BLOCKED = "BLOCKED"
 NOT_GRANTED = "NOT_GRANTED"
+LIMIT_REACHED = "LIMIT_REACHED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ class Allowed:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why not: a code out of INVALID, BLOCKED and NOT_GRANTED, the rule, and words for people."""
+    """Why not: a code out of INVALID, BLOCKED, NOT_GRANTED and LIMIT_REACHED, the rule, and words for people."""
 
     code: str
     rule: str
@@ -60,6 +62,17 @@ def decide(ask: Ask, policy: Policy, blocks: Mapping[Selector, int]) -> Allowed 
         if step.verdict is not None:
             return step.verdict
     return Denied(Reason(NOT_GRANTED, "default", _no_grant(ask)))
+
+
+def over_limit(grants: Sequence[str], policy: Policy) -> Reason | None:
+    """Return why tokens of these grants, one for each name, may not be minted at once, or None."""
+    counts = Counter(grants)
+    for grant in policy.grants:
+        most = grant.limits.batch
+        if most is not None and counts[grant.id] > most:
+            detail = f"{counts[grant.id]} tokens at once, grant {grant.id} allows {most}"
+            return Reason(LIMIT_REACHED, f"grant {grant.id}", detail)
+    return None
 
 
 def explain(ask: Ask, policy: Policy, blocks: Mapping[Selector, int]) -> tuple[Rule, ...]:

@@ -7,8 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.domain.asking import UNRECOGNISED, Ask
-from broker.domain.decision import BLOCKED, INVALID, NOT_GRANTED, Allowed, Denied, decide, explain
-from broker.domain.policy import EMPTY_POLICY, Environment, Grant, Partner, Policy, Realm
+from broker.domain.decision import (
+    BLOCKED,
+    INVALID,
+    LIMIT_REACHED,
+    NOT_GRANTED,
+    Allowed,
+    Denied,
+    decide,
+    explain,
+    over_limit,
+)
+from broker.domain.policy import EMPTY_POLICY, Environment, Grant, Limits, Partner, Policy, Realm
 from broker.token.identifiers import bare_name
 from broker.token.revocation import Selector
 from tests.unit.domain.worlds import asks, blocks, granted, policies, selectors
@@ -295,3 +305,13 @@ def test_a_block_on_one_instance_stops_an_ask_for_all_instances():
     assert isinstance(decide(ask_of(models=("mythos",)), policy, in_force), Denied)
     assert isinstance(decide(ask_of(models=("mythos@blue",)), policy, in_force), Denied)
     assert isinstance(decide(ask_of(models=("mythos@green",)), policy, in_force), Allowed)
+
+
+def test_a_batch_is_as_large_as_its_grant_allows_and_no_larger():
+    policy = policy_of(one_grant(id="few", limits=Limits(batch=3)), one_grant(id="many"))
+    assert over_limit([], policy) is None
+    assert over_limit(["few"] * 3 + ["many"] * 997, policy) is None
+    why = over_limit(["many", "few", "few", "few", "few"], policy)
+    assert why is not None
+    assert (why.code, why.rule) == (LIMIT_REACHED, "grant few")
+    assert "allows 3" in why.detail
