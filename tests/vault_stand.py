@@ -68,11 +68,15 @@ read_timeout_s = {read_timeout_s}
         )
 
     def __enter__(self) -> "Stand":
-        self.served.__enter__()
-        self.connect()
-        # One for all tests: those that have left are waited for, too, until their leases are over.
-        self.verifier = self.served.verifier()
-        self._leaving.callback(self.verifier.close)
+        try:
+            self.served.__enter__()
+            self.connect()
+            # One for all tests: those that have left are waited for, too, until their leases are over.
+            self.verifier = self.served.verifier()
+            self._leaving.callback(self.verifier.close)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def connect(self) -> None:

@@ -228,6 +228,7 @@ def test_p7_vault_is_not_reached_without_tls_over_a_network() -> None:
             VaultServer(address)
 
 
+@pytest.mark.usefixtures("login")
 def test_a_refused_login_is_not_repeated_for_each_call(
     opened: Open, clock: MovedClock, meter: PrometheusMeter, tmp_path: Path
 ) -> None:
