@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -190,6 +191,27 @@ def test_p7_a_broker_that_starts_while_vault_is_sealed_mints_nothing_revokes_and
     assert verifier.verify(minted.token, "mythos")
     with pytest.raises(Revoked):
         verifier.verify(token.token, "mythos")
+
+
+def test_p7_a_broker_that_starts_while_vault_hangs_is_there_within_our_timeouts(
+    vault: OpenBao, login: Path, tmp_path: Path
+) -> None:
+    stand = Stand(tmp_path, vault, login, "vault")
+    stand.wire.behave(Behaviour.HOLD)
+    with ExitStack() as leaving:
+        leaving.callback(stand.__exit__)
+        stand.served.start()
+        stand.served.policies().ApplyPolicy(_policy(), timeout=10)
+        stand.served.kill()
+        began = time.monotonic()
+        # Now there are realms whose keys it asks for.
+        stand.served.start()
+        assert time.monotonic() - began < 10
+        stand.connect()
+        assert stand.refusal().failure.reason == "SIGNER_UNAVAILABLE"
+        assert "does not answer in time" in str(stand.status().problems)
+        stand.heal()
+        assert stand.mints_again().token
 
 
 def test_a_vault_with_a_certificate_of_another_ca_is_not_asked_and_told_apart(
