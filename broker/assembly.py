@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -242,6 +243,7 @@ class Broker:
             status=StatusService(self.ledger, self.policies, self.signer, hub, clock, self.condition),
         )
         self.policies.watch(lambda _in_force: self.signer.wake())
+        _must_be_papers(self._doors)
         try:
             credentials = grpc.ssl_server_credentials(
                 [(self._doors.key.read_bytes(), self._doors.cert.read_bytes())],
@@ -366,6 +368,24 @@ class Broker:
         log.critical("the store failed", extra={"fields": {"reason": failure.reason, "detail": failure.message}})
         self._fatal = failure
         os._exit(EXIT_FATAL)
+
+
+def _must_be_papers(doors: Doors) -> None:
+    """Refuse bad papers, of which gRPC would say that the port cannot be bound."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # Without a password given, an encrypted key would be asked for at the terminal.
+        context.load_cert_chain(doors.cert, doors.key, password="")
+    except ssl.SSLError as problem:
+        raise ConfigInvalid("tls.cert", (f"{doors.cert} and {doors.key} are no certificate and its key",)) from problem
+    except OSError:
+        return
+    try:
+        context.load_verify_locations(doors.client_ca)
+    except ssl.SSLError as problem:
+        raise ConfigInvalid("tls.client_ca", (f"{doors.client_ca} holds no certificate in PEM",)) from problem
+    except OSError:
+        return
 
 
 def _told(text: str, in_texts: Iterable[str]) -> bool:

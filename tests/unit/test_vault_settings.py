@@ -123,3 +123,20 @@ def test_p12_a_secret_pasted_into_a_field_is_not_quoted(written: Written) -> Non
         opened(path)
     assert secret not in str(refused.value)
     assert "vault.secret_id" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "field"), [("server.pem", "tls.cert"), ("server.key", "tls.cert"), ("ca.pem", "tls.client_ca")]
+)
+def test_p7_papers_that_are_none_are_told_as_such_and_not_as_a_port_that_is_taken(
+    written: Written, capsys: pytest.CaptureFixture[str], file: str, field: str
+) -> None:
+    path = written('mode = "local"\npassphrase_file = "passphrase"', "")
+    path.write_text(
+        path.read_text().replace("[server]", '[server]\nlisten = "127.0.0.1:0"\nhttp_listen = "127.0.0.1:0"')
+    )
+    (path.parent / file).write_text("garbage")
+    assert run_serve(config=path) == 1
+    said = capsys.readouterr().err
+    assert f"broker: failed: {field}: " in said
+    assert "cannot be bound" not in said
