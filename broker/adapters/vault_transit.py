@@ -16,7 +16,7 @@ from broker.errors import ConfigInvalid, Malformed, SignerUnavailable
 from broker.service.metering import Meter
 from broker.token.identifiers import identifier
 from broker.token.jws import unb64url
-from broker.token.keys import Jwk, public_jwk, thumbprint, verify_es256
+from broker.token.keys import Jwk, public_jwk, respelled, thumbprint, verify_es256
 
 # OpenBao refuses a request with more than 1,000 JSON strings, names of members included (its listener's
 # max_request_json_strings): two for an item, and those beside the batch leave room for 497 items.
@@ -146,7 +146,7 @@ def _signature(text: object, version: KeyVersion) -> bytes | None:
     if not isinstance(text, str) or not text.startswith(prefix):
         return None
     try:
-        return unb64url(text.removeprefix(prefix))
+        return respelled(unb64url(text.removeprefix(prefix)))
     except Malformed:
         return None
 

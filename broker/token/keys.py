@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from broker.errors import Invalid, Malformed, Untrusted
+from broker.token.claims import ISSUER
 from broker.token.identifiers import identifier
 from broker.token.jws import assemble, b64url, parse_jws, signing_input, strict_json, unb64url
 
@@ -107,13 +109,14 @@ def load_jwk(jwk: object) -> ec.EllipticCurvePublicKey:
 
 
 def verify_es256(key: ec.EllipticCurvePublicKey, signature: bytes, message: bytes) -> bool:
-    """Tell whether `signature`, r || s in 64 bytes, is the key's over `message` (RFC 7518 §3.4)."""
+    """Tell whether `signature`, r || s in 64 bytes with the smaller s, is the key's over `message` (RFC 7518 §3.4)."""
     if len(signature) != SIGNATURE_BYTES:
         return False
     r = int.from_bytes(signature[:COORDINATE_BYTES], "big")
     s = int.from_bytes(signature[COORDINATE_BYTES:], "big")
     # CVE-2022-21449: zero must be refused; OpenSSL does, and the rule does not depend on it.
-    if not (0 < r < P256_ORDER and 0 < s < P256_ORDER):
+    # Of s and n - s, which both verify, only the smaller is let in, or anyone could respell a token.
+    if not (0 < r < P256_ORDER and 0 < s <= P256_ORDER // 2):
         return False
     try:
         key.verify(encode_dss_signature(r, s), message, _ES256)
@@ -123,9 +126,17 @@ def verify_es256(key: ec.EllipticCurvePublicKey, signature: bytes, message: byte
 
 
 def raw_signature(der: bytes) -> bytes:
-    """Turn a DER signature into r || s."""
+    """Turn a DER signature into r || s, with the smaller of the two values that s can have."""
     r, s = decode_dss_signature(der)
-    return r.to_bytes(COORDINATE_BYTES, "big") + s.to_bytes(COORDINATE_BYTES, "big")
+    return r.to_bytes(COORDINATE_BYTES, "big") + min(s, P256_ORDER - s).to_bytes(COORDINATE_BYTES, "big")
+
+
+def respelled(signature: bytes) -> bytes:
+    """Return somebody else's r || s with the smaller s; what is no signature stays as it is."""
+    s = int.from_bytes(signature[COORDINATE_BYTES:], "big")
+    if len(signature) != SIGNATURE_BYTES or not 0 < s < P256_ORDER:
+        return signature
+    return signature[:COORDINATE_BYTES] + min(s, P256_ORDER - s).to_bytes(COORDINATE_BYTES, "big")
 
 
 def certificate_payload(
@@ -222,15 +233,17 @@ def parse_trust(document: str) -> dict[str, RealmTrust]:
 
 
 def _realm_trust(name: str, inner: object) -> RealmTrust:
-    try:
-        identifier("realm", name)
-    except Invalid as bad:
-        raise Malformed(str(bad)) from bad
     if not isinstance(inner, dict) or set(inner) != {"issuer", "audience", "roots"}:
         raise Malformed(f"realm {name} must have exactly issuer, audience and roots")
     issuer, audience, roots = inner["issuer"], inner["audience"], inner["roots"]
-    if not isinstance(issuer, str) or not isinstance(audience, str) or not issuer or not audience:
-        raise Malformed(f"realm {name} must have an issuer and an audience")
+    try:
+        identifier("realm", name)
+        identifier("audience", audience if isinstance(audience, str) else "")
+    except Invalid as bad:
+        raise Malformed(f"realm {name!r}: {bad}") from bad
+    # What no token can say would be a realm in which nothing is ever accepted.
+    if not isinstance(issuer, str) or not re.fullmatch(ISSUER, issuer, re.ASCII):
+        raise Malformed(f"realm {name} must have an issuer that is a plain https URL")
     if not isinstance(roots, list) or not roots:
         raise Malformed(f"realm {name} must have at least one root")
     for jwk in roots:
