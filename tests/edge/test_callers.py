@@ -174,6 +174,7 @@ def test_p7_a_method_is_open_to_its_roles_and_to_nobody_else(served, method, nam
     else:
         assert found is not None
         assert found[:2] == (grpc.StatusCode.PERMISSION_DENIED, "FORBIDDEN")
+        assert "this needs the role" in found[2]
     assert found[3]["hint"]
     assert served.status().GetStatus(status_pb2.GetStatusRequest()).head == size
 
