@@ -28,10 +28,14 @@ _PG_READ_ONLY = "25006"
 _PG_REFUSED = ("22", "23", "42")
 
 
+# On a failing disk SQLite takes for damage what it could not read; only a new start tells.
+LOOK_HINT = "the broker stops; look at the disk, then start it again: a start tells whether a backup is needed"
+
+
 class StoreBroken(StoreUnavailable):
     """The disk failed under the store; the process must start again from what is on it."""
 
-    default_hint = "the broker stops; look at the disk, then start it again"
+    default_hint = LOOK_HINT
 
 
 def translated(problem: Exception) -> Failure:
@@ -56,7 +60,7 @@ def _of_sqlite(original: sqlite3.Error) -> Failure:
     if primary == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
         return StoreFull("the store's disk is full")
     if primary in _SQLITE_CORRUPT:
-        return StoreCorrupt("the store is damaged")
+        return StoreCorrupt("the store is damaged", hint=LOOK_HINT)
     if primary == sqlite3.SQLITE_IOERR:
         # After a failed fsync nobody knows what is on the disk; only a new start does.
         return StoreBroken("the store's disk failed")
@@ -76,7 +80,7 @@ def _of_postgresql(original: psycopg.Error) -> Failure:
     if state == _PG_FULL:
         return StoreFull("the store's disk is full")
     if state in _PG_CORRUPT:
-        return StoreCorrupt("the store is damaged")
+        return StoreCorrupt("the store is damaged", hint=LOOK_HINT)
     if state == _PG_READ_ONLY:
         return StoreUnavailable("PostgreSQL answers as a read-only standby", hint="point store.url at the primary")
     if state.startswith(_PG_REFUSED) or (isinstance(original, psycopg.DataError) and not state):

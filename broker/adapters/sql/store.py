@@ -275,7 +275,7 @@ def open_store(
     if engine.dialect.name == "sqlite":
         path = Path(str(engine.url.database))
         file = SqliteFile(path, is_sole=is_sole)
-        headroom = Headroom(path.parent, headroom_bytes=headroom_bytes)
+        headroom = Headroom(path, headroom_bytes=headroom_bytes)
     opening = make_engine(url, answer_timeout_s=OPENING_TIMEOUT_S)
     try:
         with engine_errors(), for_writing(opening).begin() as connection:
@@ -285,9 +285,11 @@ def open_store(
             _migrate(connection)
             _create(connection, clock)
             _must_be_sound(connection)
-    except Failure:
+    except Failure as failure:
         if file is not None:
             file.release()
+        if isinstance(failure, StoreCorrupt):
+            failure.hint = RESTORE_HINT
         raise
     finally:
         opening.dispose()
@@ -318,6 +320,8 @@ def _must_be_sound(connection: Connection) -> None:
         verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
         if verdict != "ok":
             raise StoreCorrupt("SQLite finds the store damaged", hint=RESTORE_HINT)
+    # Refused by a standby, with which nothing could be done but reading.
+    connection.execute(select(head.c.id).with_for_update())
     at = _head(connection)
     last = connection.execute(select(func.max(ledger.c.idx))).scalar_one()
     if last is None or last + 1 != at.size:

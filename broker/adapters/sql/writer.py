@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine
 
 from broker.adapters.sql.appending import EntryRow, RequestRow, statements_for
 from broker.adapters.sql.effects import RunsSeen, apply, check, ms
-from broker.adapters.sql.engine import for_writing
+from broker.adapters.sql.engine import LOCK_TIMEOUT_S, for_writing
 from broker.adapters.sql.failing import ENGINE_ERRORS, LastFailure, translated
 from broker.adapters.sql.headroom import Headroom
 from broker.errors import (
@@ -35,7 +35,8 @@ from broker.service.ports import (
     Write,
 )
 
-MAX_GROUP_DRAFTS = 4000
+# More would gain little and could eat up the headroom at once.
+MAX_GROUP_DRAFTS = 1000
 
 
 @dataclass(slots=True)
@@ -124,6 +125,22 @@ class Writer:
                     job.answer = job.answer or _defect(problem)
             for job in jobs:
                 _answer(job)
+            if time.monotonic() - started > LOCK_TIMEOUT_S:
+                self._refuse_who_waited(jobs)
+
+    def _refuse_who_waited(self, jobs: list[_Job]) -> None:
+        """After a store that was long away: those who waited for it meanwhile must not wait that long again."""
+        away = next((job.answer for job in jobs if isinstance(job.answer, StoreUnavailable)), None)
+        if away is None:
+            return
+        with self._has_work:
+            waited = [*self._urgent, *self._waiting]
+            self._urgent.clear()
+            self._waiting.clear()
+            self._drafts_waiting = 0
+        for job in waited:
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(StoreUnavailable(away.message, hint=away.hint))
 
     def _gather(self) -> list[_Job]:
         with self._has_work:
