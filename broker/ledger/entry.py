@@ -11,7 +11,9 @@ from broker.errors import Invalid, StoreCorrupt
 
 # C2SP tlog-tiles: an entry's length is a 16-bit number.
 MAX_ENTRY_BYTES = 65_535
-_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, check_circular=False)
+_ENCODER = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=True, check_circular=False, allow_nan=False
+)
 
 
 class Kind(StrEnum):
@@ -31,13 +33,27 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing that happened: at `index`, `at` an aware instant, `by` a principal, the rest in `body` (JSON)."""
+    """One thing that happened: at `index`, `at` an aware instant, `by` a principal, the rest in `body` (JSON).
+
+    Raises:
+        Invalid: A field has another type, or `at` has no zone.
+    """
 
     index: int
     kind: Kind
     at: datetime
     by: str
     body: Mapping[str, object]
+
+    def __post_init__(self) -> None:
+        # What is read back has the types that JSON gave it; `1.0` and `[]` are spelled as they came.
+        if type(self.index) is not int or self.index < 0:
+            raise Invalid("entry.index", "is not a position in the ledger")
+        if not isinstance(self.by, str) or not isinstance(self.body, Mapping):
+            raise Invalid("entry", "needs a principal and a body")
+        # An instant without a zone would be taken for local time.
+        if self.at.utcoffset() is None:
+            raise Invalid("entry.at", "has no zone")
 
 
 def encode_entry(entry: Entry, *, spelled: Mapping[str, str] | None = None) -> bytes:
@@ -48,10 +64,13 @@ def encode_entry(entry: Entry, *, spelled: Mapping[str, str] | None = None) -> b
         spelled: More members of the body, each as JSON in that same spelling, so that nobody spells it twice.
 
     Raises:
-        Invalid: Longer than 65,535 bytes.
+        Invalid: Longer than 65,535 bytes, or with something in the body that JSON has not.
     """
-    at = entry.at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    body = _ENCODER.encode(entry.body) if spelled is None else _joined(entry.body, spelled)
+    try:
+        at = entry.at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        body = _ENCODER.encode(entry.body) if spelled is None else _joined(entry.body, spelled)
+    except (ValueError, TypeError, OverflowError, RecursionError) as bad:
+        raise Invalid("entry", "cannot be spelled as plain JSON in UTC") from bad
     by = _ENCODER.encode(entry.by)
     text = f'{{"at":"{at}","body":{body},"by":{by},"index":{entry.index},"kind":"{entry.kind.value}"}}'
     data = text.encode("ascii")
@@ -73,7 +92,7 @@ def decode_entry(data: bytes) -> Entry:
             fields["index"], Kind(fields["kind"]), datetime.fromisoformat(fields["at"]), fields["by"], fields["body"]
         )
         is_same = encode_entry(entry) == data
-    except (ValueError, KeyError, TypeError, AttributeError) as bad:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, Invalid) as bad:
         raise StoreCorrupt("a ledger entry cannot be read") from bad
     if not is_same:
         raise StoreCorrupt(f"ledger entry {entry.index} is not in its one spelling")
