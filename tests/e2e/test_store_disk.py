@@ -1,10 +1,14 @@
 """P11: a disk that is full, read-only, failing or damaged; a file that another broker has."""
 
 import hashlib
+import itertools
 import os
+import random
+import secrets
 import sqlite3
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -23,6 +27,7 @@ from tests.waiting import eventually
 pytest_plugins = ["tests.fixtures_stores"]
 
 HEADROOM = 2 << 20
+POWER_CUTS = 40
 Damage = Callable[[Path], None]
 
 
@@ -173,6 +178,50 @@ def test_a_disk_that_fails_under_the_store_ends_it_and_nothing_acknowledged_is_l
         append(store)
         home.close()
         assert_whole(home)
+
+
+def test_p1_p11_a_power_cut_at_any_moment_loses_nothing_acknowledged(tmp_path: Path) -> None:
+    """What was not synced is gone with the disk's power; what was acknowledged must have been."""
+    image, acknowledged = new_image(tmp_path / "image"), {}
+
+    def go_on(store: SqlLedger, worker: int) -> None:
+        for count in itertools.count():
+            request = key(request_id=f"{worker}-{count}-{secrets.token_hex(4)}")
+            future = store.append(write(1 + count % 3, *effects[worker], request=request, urgent=worker == 0))
+            if failure_of(future) is not None:
+                return
+            acknowledged[request.request_id] = future.result().indices
+
+    effects = [[revocation(user="alice")], [], []]
+    for _ in range(POWER_CUTS):
+        with failing_disk(tmp_path / "disk", image) as disk:
+            home, before = home_on(disk), len(acknowledged)
+            store = home.open()
+            with ThreadPoolExecutor(3) as pool:
+                workers = [pool.submit(go_on, store, number) for number in range(3)]
+                enough = before + random.randrange(60)
+                eventually(lambda enough=enough: len(acknowledged) > enough, "some were acknowledged")
+                # A sync that runs while the power goes may be told that it is done; nobody could act on that any more.
+                held = dict(acknowledged)
+                fail(disk)
+                for worker in workers:
+                    worker.result(20)
+            home.close()
+        repair(image)
+        with failing_disk(tmp_path / "disk", image) as disk:
+            home = home_on(disk)
+            home.open()
+            home.close()
+            assert_whole(home)
+            kept = {
+                row[0]: range(row[1], row[1] + row[2])
+                for row in home.sql("SELECT request_id, first_idx, entries FROM requests")
+            }
+            assert kept.items() >= held.items()
+            acknowledged.clear()
+            acknowledged.update(kept)
+            taken = sorted(index for indices in kept.values() for index in indices)
+            assert taken == list(range(1, len(taken) + 1))
 
 
 def test_a_served_broker_ends_with_its_disk_and_says_why(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,7 @@ from broker.errors import (
 from broker.ledger.entry import leaf_hash
 from broker.service.ports import (
     Appended,
+    BlockLifted,
     CertificateAdded,
     Clock,
     PolicyReplaced,
@@ -188,13 +190,12 @@ class Writer:
         if not jobs:
             return None
         try:
-            with self._engine.begin() as connection:
-                # Given to the driver directly: SQLAlchemy's own layer costs more than the fsync.
-                cursor = connection.connection.cursor()
+            # Given to the driver directly: SQLAlchemy's own layer costs more than the fsync. A cursor that a
+            # failure's traceback keeps would keep the file open, too.
+            with self._engine.begin() as connection, closing(connection.connection.cursor()) as cursor:
                 group = self._begin(cursor, jobs)
                 answers = [self._one(connection, group, job.write) for job in jobs]
                 self._finish(cursor, group)
-                cursor.close()
         except ENGINE_ERRORS as problem:
             return translated(problem)
         except StoreCorrupt as corrupt:
@@ -241,7 +242,7 @@ class Writer:
         for effect in write.effects:
             if apply(connection, effect, first, group.version):
                 group.version += 1
-            group.wakes |= isinstance(effect, RevocationAdded | CertificateAdded | PolicyReplaced)
+            group.wakes |= isinstance(effect, RevocationAdded | CertificateAdded | PolicyReplaced | BlockLifted)
         if write.request is not None:
             _remember(group, write, first, ms(self._clock.now()))
         return Appended(range(first, group.size), False, group.version)
