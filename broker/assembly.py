@@ -44,6 +44,7 @@ from broker.service.ports import CertificateAdded, RequestKey, Root, Write
 from broker.service.publish import Publisher
 from broker.service.revoke import Reinstate, Revocations, Revoke
 from broker.service.runs import RunModels, Runs
+from broker.token.claims import MAX_LIFETIME_S
 from broker.token.jws import b64url
 from broker.token.keys import Purpose, plain_certificate
 
@@ -113,7 +114,7 @@ class Broker:
         )
         self._is_new = self.ledger.head().size == 1
         self._compare_clocks()
-        self.policies = Policies(self.ledger, load_policy)
+        self.policies = Policies(self.ledger, load_policy, max_ttl_s=int(parts.max_ttl.total_seconds()))
         self.signer = KeyRotation(
             parts.root,
             clock,
@@ -219,7 +220,8 @@ class Broker:
 
     def _server(self, hub: FeedHub, outermost: Outermost) -> tuple[grpc.aio.Server, int, object]:
         parts, clock, meter = self._parts, self._parts.clock, self._parts.meter
-        revocations = Revocations(clock, parts.max_ttl)
+        # Not `max_ttl`: it may have been longer when a token that is still alive was minted (P4).
+        revocations = Revocations(clock, timedelta(seconds=MAX_LIFETIME_S))
         services = Services(
             tokens=TokenService(
                 Mint(self.ledger, self.policies, self.signer, clock, new_id=new_token_id, meter=meter),

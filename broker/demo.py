@@ -60,7 +60,7 @@ grants:
 principals:
   - {id: "spiffe://lab.example/ops", role: admin}
   - {id: "spiffe://lab.example/audit", role: auditor}
-  - {id: "spiffe://acme.example/ci", role: harness, partner: acme}
+  - {id: "spiffe://acme.example/ci", role: harness, partner: acme, workload: nightly}
   - {id: "spiffe://globex.example/cluster", role: harness, partner: globex}
   - {id: "spiffe://lab.example/gateway-evaluation", role: verifier, realm: evaluation}
   - {id: "spiffe://lab.example/gateway-research", role: verifier, realm: research}

@@ -111,7 +111,6 @@ class LimitReached(Failure):
     """A limit of the grant is reached."""
 
     reason = "LIMIT_REACHED"
-    retry_after_s = 1.0
 
 
 class Overloaded(Failure):

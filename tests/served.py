@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 
+from broker.errors import Stale, Untrusted
 from broker.sdk import Identity, Verifier
 from broker.v1 import (
     policy_pb2,
@@ -60,7 +61,7 @@ grants:
 principals:
   - {id: "spiffe://lab.example/ops", role: admin}
   - {id: "spiffe://lab.example/audit", role: auditor}
-  - {id: "spiffe://acme.example/ci", role: harness, partner: acme}
+  - {id: "spiffe://acme.example/ci", role: harness, partner: acme, workload: nightly}
   - {id: "spiffe://globex.example/cluster", role: harness, partner: globex}
   - {id: "spiffe://lab.example/gateway", role: verifier, realm: evaluation}
   - {id: "spiffe://lab.example/gateway-research", role: verifier, realm: research}
@@ -224,6 +225,18 @@ level = "debug"
             request_id=request_id(), selector=selector_pb2.Selector(**selector), reason="a test"
         )
         return self.revocations().Reinstate(request, timeout=10)
+
+    def until_accepted(self, verifier: Verifier, token: str, model: str = "mythos") -> None:
+        """A first token can be faster than the certificate of its key."""
+
+        def is_accepted() -> bool:
+            try:
+                verifier.verify(token, model=model)
+            except (Untrusted, Stale):
+                return False
+            return True
+
+        wait_until(is_accepted)
 
     def trust(self, realm: str = "evaluation") -> Path:
         document = self.status().GetTrust(status_pb2.GetTrustRequest(realm=realm), timeout=10).document

@@ -123,12 +123,13 @@ class GrantForm(_Form):
 
 
 class PrincipalForm(_Form):
-    """A principal. A harness has a partner, a verifier a realm, the others neither."""
+    """A principal. A harness has a partner, and may be one of its workloads; a verifier has a realm."""
 
     id: Uri
     role: Literal["harness", "verifier", "admin", "auditor"]
     partner: Name | None = None
     realm: Name | None = None
+    workload: Name | None = None
 
 
 class PolicyForm(_Form):
@@ -294,6 +295,15 @@ def _principal_problems(form: PolicyForm) -> Iterator[tuple[Path, str]]:
                 yield (*at, field), f"a {principal.role} has no {field}; remove it"
             if value is not None and value not in known:
                 yield (*at, field), f"there is no {field} {value}; add it under {field}s"
+        if principal.workload is not None:
+            own = form.partners.get(principal.partner or "")
+            if principal.role != "harness":
+                yield (*at, "workload"), f"a {principal.role} has no workload; remove it"
+            elif own is not None and principal.workload not in own.workloads:
+                yield (
+                    (*at, "workload"),
+                    f"{principal.partner} has no workload {principal.workload}; add it under workloads",
+                )
         place = places.get(principal.id)
         if principal.partner in form.partners and place not in (None, principal.partner):
             yield (*at, "id"), f"proves an environment of {place}; give {principal.partner} a certificate of its own"
@@ -336,7 +346,7 @@ def _policy(form: PolicyForm) -> Policy:
             )
             for g in form.grants
         ),
-        principals={p.id: Principal(p.id, Role(p.role), p.partner, p.realm) for p in form.principals},
+        principals={p.id: Principal(p.id, Role(p.role), p.partner, p.realm, p.workload) for p in form.principals},
     )
 
 

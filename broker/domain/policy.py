@@ -76,12 +76,17 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who may call: a URI, one role, and the partner or realm that the role is for."""
+    """Who may call: a URI, one role, and the partner or realm that the role is for.
+
+    A harness that is itself one of its partner's workloads has tokens minted for that one, unless it
+    names another user or workload.
+    """
 
     id: str
     role: Role
     partner: str | None = None
     realm: str | None = None
+    workload: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

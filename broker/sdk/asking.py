@@ -23,8 +23,10 @@ KEEP_AT_MOST_EVERY_S = 0.2
 class Spec:
     """What one token shall be for. The environment is the caller's own, by its certificate.
 
+    Without user and workload it is for the workload that the caller is by the policy, if it is one.
+
     Raises:
-        Invalid: Not exactly one of user and workload.
+        Invalid: Both user and workload.
     """
 
     realm: str
@@ -37,8 +39,8 @@ class Spec:
     lifetime_s: int | None = None
 
     def __post_init__(self) -> None:
-        if (self.user is None) == (self.workload is None):
-            raise Invalid("user", "exactly one of user and workload is needed")
+        if self.user is not None and self.workload is not None:
+            raise Invalid("user", "at most one of user and workload can be named")
         # A text is a sequence too, of letters.
         if isinstance(self.models, str):
             raise Invalid("models", "must be a list of models")
@@ -84,8 +86,8 @@ def spec_message(spec: Spec) -> tokens_pb2.TokenSpec:
     )
     if spec.user is not None:
         message.user = spec.user
-    else:
-        message.workload = spec.workload or ""
+    if spec.workload is not None:
+        message.workload = spec.workload
     return message
 
 

@@ -16,6 +16,7 @@ class Caller:
     partner: str | None = None
     realm: str | None = None
     environment: str | None = None
+    workload: str | None = None
 
     def must_be(self, *roles: Role) -> None:
         """Refuse unless the role is one of `roles`. Raises Forbidden."""
@@ -45,7 +46,7 @@ def identify(uri: str, in_force: PolicyInForce, admins: frozenset[str]) -> Calle
     if principal is not None:
         place = in_force.policy.environment_of(uri)
         environment = place[1] if place is not None and place[0] == principal.partner else None
-        return Caller(uri, principal.role, principal.partner, principal.realm, environment)
+        return Caller(uri, principal.role, principal.partner, principal.realm, environment, principal.workload)
     if uri in admins:
         return Caller(uri, Role.ADMIN)
     raise Unauthenticated(f"{uri} is not a principal of the policy")

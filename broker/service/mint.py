@@ -8,22 +8,22 @@ from datetime import UTC, datetime
 from typing import Any
 
 from broker.domain.asking import Ask
-from broker.domain.decision import Allowed, Denied, decide
+from broker.domain.decision import Allowed, Denied, decide, over_limit
 from broker.domain.policy import Policy, Role
 from broker.errors import (
     Blocked,
     ClockAstray,
     Defect,
     Failure,
-    Forbidden,
     Invalid,
+    LimitReached,
     NotGranted,
     PolicyMoved,
     RequestReused,
     SignerUnavailable,
 )
 from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry
-from broker.service.calling import Caller, identify
+from broker.service.calling import Caller, must_still_be_known
 from broker.service.metering import Meter
 from broker.service.policies import Policies, PolicyInForce
 from broker.service.ports import (
@@ -103,7 +103,7 @@ class Mint:
         """Decide all of `asks` and record them, all or none. Does no I/O itself unless the policy moved.
 
         Raises (at once or through the future):
-            Forbidden, NotGranted, Blocked, Invalid: Denied; nothing was written.
+            Forbidden, NotGranted, Blocked, Invalid, LimitReached: Denied; nothing was written.
             SignerUnavailable, ClockAstray: Nothing can be minted now; nothing was written.
             Whatever `Ledger.append` raises.
         """
@@ -152,7 +152,7 @@ class Mint:
         attempts_left: int,
     ) -> None:
         in_force = self._policies.current()
-        _must_still_be_known(caller, in_force)
+        must_still_be_known(caller, in_force)
         now = self._clock.now()
         slips = self._slips(caller, asks, in_force, now)
         drafts = [_draft(slip, now, request) for slip in slips]
@@ -206,6 +206,9 @@ class Mint:
                 keys[ask.realm] = self._key(ask.realm, now)
             claims = _claims(ask, allowed, caller, in_force.policy, now, self._new_id())
             slips.append(_Slip(claims, allowed.grant, keys[ask.realm]))
+        too_many = over_limit([slip.grant for slip in slips], in_force.policy)
+        if too_many is not None:
+            raise LimitReached(too_many.detail, hint="split the batch", metadata={"limit": "batch"})
         return slips
 
     def _key(self, realm: str, now: datetime) -> SigningKey:
@@ -264,12 +267,6 @@ def _allowed(ask: Ask, in_force: PolicyInForce, position: int | None) -> Allowed
         case Denied(why=why):
             where = "" if position is None else f"specs[{position}]: "
             raise _REFUSALS.get(why.code, NotGranted)(f"{where}{why.detail}", metadata={"rule": why.rule})
-
-
-def _must_still_be_known(caller: Caller, in_force: PolicyInForce) -> None:
-    """The caller was recognised under an earlier policy, perhaps; the mint is decided under this one (P3)."""
-    if identify(caller.principal, in_force, frozenset()) != caller:
-        raise Forbidden(f"the policy no longer knows {caller.principal} as it did", hint="ask an admin")
 
 
 def _invalid(message: str, *, metadata: Mapping[str, str]) -> Failure:

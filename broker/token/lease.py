@@ -51,7 +51,7 @@ class BrokerTime:
 
     def latest_ms(self, now_ns: int) -> int:
         """Return the latest that the broker's wall clock can show now."""
-        # By a verifier's clock that is slow, more has passed than it counted, and a little more than `drift_ns` of that.
+        # A slow clock counts less than has passed, by a little more than `drift_ns` of what it counts.
         since_ns = now_ns - self.earliest_ns
         longest_ns = -(-since_ns * _MILLION // (_MILLION - DRIFT_PPM))
         # One more: `wall_ms` is what is left when the broker's clock is cut to whole milliseconds.

@@ -145,9 +145,9 @@ def test_p7_a_bad_ask_is_refused_with_its_field_and_writes_nothing(served, stubs
     refused(lambda: mint(stubs, served.spec(**changes)), reason, field)
 
 
-def test_an_ask_without_a_principal_is_refused(stubs, refused):
-    spec = tokens_pb2.TokenSpec(realm="evaluation", partner="acme", models=["mythos"])
-    refused(lambda: mint(stubs, spec), INVALID, "principal")
+def test_an_ask_without_a_principal_is_refused_from_a_caller_who_is_no_workload(served, refused):
+    spec = tokens_pb2.TokenSpec(realm="evaluation", partner="globex", models=["mythos"])
+    refused(lambda: mint({"tokens": served.tokens("globex")}, spec), INVALID, "principal")
 
 
 @pytest.mark.parametrize("field", ["realm", "partner", "user", "workload"])

@@ -6,7 +6,6 @@ import pytest
 
 from broker.errors import Stale, Untrusted
 from tests.served import Served
-from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -33,7 +32,7 @@ def complete_after_s(broker, token_id):
 def test_p6_a_verifier_that_closes_gives_up_its_lease_and_is_not_waited_for(broker):
     verifier = broker.verifier()
     minted = broker.mint()
-    eventually(lambda: accepts(verifier, minted.token), "the key")
+    broker.until_accepted(verifier, minted.token)
     began = time.monotonic()
     verifier.close()
     assert time.monotonic() - began < 2
@@ -46,7 +45,7 @@ def test_p6_a_verifier_that_closes_gives_up_its_lease_and_is_not_waited_for(brok
 def test_p6_a_verifier_whose_stream_breaks_is_waited_for(broker):
     verifier = broker.verifier()
     minted = broker.mint()
-    eventually(lambda: accepts(verifier, minted.token), "the key")
+    broker.until_accepted(verifier, minted.token)
     # As a crash or a cut cable: nothing is said, and the lease may still be used.
     verifier._feed.stop()
     assert accepts(verifier, minted.token)

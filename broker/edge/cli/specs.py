@@ -29,7 +29,7 @@ def spec_options(callback: Callback) -> Callback:
         ttl: int | None,
         **rest: Any,
     ) -> int | None:
-        if (user is None) == (workload is None):
+        if user is not None and workload is not None:
             raise Misused("a token is for a human or for a program", hint="give either --user or --workload")
         spec = tokens_pb2.TokenSpec(
             realm=realm, partner=partner, user=user, workload=workload, models=models, run=run, test=test
@@ -41,7 +41,7 @@ def spec_options(callback: Callback) -> Callback:
     options: list[Callable[[Callback], Callback]] = [
         named("--realm", "Realm.", required=True),
         named("--partner", "Partner.", required=True),
-        named("--user", "Human on whose behalf it is used."),
+        named("--user", "Human on whose behalf it is used. Default: the workload that the caller is."),
         named("--workload", "Program on whose behalf it is used, instead of --user."),
         click.option(
             "--model",

@@ -49,7 +49,7 @@ class TokenService(tokens_pb2_grpc.TokenServiceServicer):
     async def _minted(self, caller: Caller, specs: Sequence[tokens_pb2.TokenSpec], request: RequestKey) -> list[Minted]:
         # Who may not mint learns nothing about what an ask must look like.
         caller.must_be(Role.HARNESS)
-        asks = [_ask(specs, position, caller.environment) for position in range(len(specs))]
+        asks = [_ask(specs, position, caller) for position in range(len(specs))]
         if any(one.run is not None for one in asks):
             await asyncio.to_thread(self._run_models.check, caller, asks)
         reserved = await asyncio.wrap_future(self._mint.reserve(caller, asks, request))
@@ -58,9 +58,9 @@ class TokenService(tokens_pb2_grpc.TokenServiceServicer):
         return await asyncio.to_thread(self._mint.finish, reserved)
 
 
-def _ask(specs: Sequence[tokens_pb2.TokenSpec], position: int, environment: str | None) -> Ask:
+def _ask(specs: Sequence[tokens_pb2.TokenSpec], position: int, caller: Caller) -> Ask:
     try:
-        return ask(specs[position], environment)
+        return ask(specs[position], caller.environment, caller.workload)
     except Invalid as bad:
         if len(specs) == 1:
             raise

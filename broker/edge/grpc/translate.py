@@ -39,14 +39,18 @@ def seconds(field: str, duration: Duration) -> int:
     return int(duration.seconds)
 
 
-def ask(spec: tokens_pb2.TokenSpec, environment: str | None) -> Ask:
-    """Return what is asked for, from the caller's environment. Raises Invalid."""
+def ask(spec: tokens_pb2.TokenSpec, environment: str | None, workload: str | None = None) -> Ask:
+    """Return what is asked for, from the caller's environment, for the caller's own workload unless it names another.
+
+    Raises:
+        Invalid: A field is missing or malformed.
+    """
     kind = spec.WhichOneof("principal")
     return Ask(
         realm=spec.realm,
         partner=spec.partner,
         user=spec.user if kind == "user" else None,
-        workload=spec.workload if kind == "workload" else None,
+        workload=spec.workload if kind == "workload" else workload if kind is None else None,
         models=tuple(spec.models),
         environment=environment if environment is not None else UNRECOGNISED,
         run=spec.run or None,

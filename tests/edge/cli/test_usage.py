@@ -122,7 +122,6 @@ def test_every_example_parses(example: str, tmp_path: Path, monkeypatch: pytest.
         ("token", "mint"),
         ("token", "mint", *SPEC[2:]),
         ("token", "mint", *SPEC[:2], *SPEC[4:]),
-        ("token", "mint", *SPEC[:4], *SPEC[6:]),
         ("token", "mint", *SPEC[:6]),
         ("token", "mint", *SPEC, "--workload", "ci"),
         ("token", "mint", *SPEC, "--run", ""),

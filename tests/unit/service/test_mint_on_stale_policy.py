@@ -72,8 +72,8 @@ def test_p3_a_block_that_this_broker_has_not_heard_of_is_never_missed(world, beh
     [
         ("realm: evaluation, models: [mythos, oracle]", "realm: evaluation, models: [oracle]", NotGranted),
         ("users: [alice], workloads: [nightly], ttl", "users: [], workloads: [nightly], ttl", NotGranted),
-        ('  - {id: "spiffe://acme.example/ci", role: harness, partner: acme}\n', "", Unauthenticated),
-        ('"spiffe://acme.example/ci", role: harness, partner: acme', '"spiffe://acme.example/ci", role: auditor', Forbidden),
+        ('  - {id: "spiffe://acme.example/ci", role: harness, partner: acme, workload: nightly}\n', "", Unauthenticated),
+        ('"spiffe://acme.example/ci", role: harness, partner: acme, workload: nightly', '"spiffe://acme.example/ci", role: auditor', Forbidden),
     ],
     ids=["model", "user", "principal", "role"],
 )  # fmt: skip

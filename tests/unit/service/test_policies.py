@@ -167,7 +167,7 @@ def test_p3_a_caller_who_changed_is_no_longer_who_was_recognised(world):
     must_still_be_known(caller, world.policies.current())
     world.apply(
         POLICY.replace(
-            '{id: "spiffe://acme.example/ci", role: harness, partner: acme}',
+            '{id: "spiffe://acme.example/ci", role: harness, partner: acme, workload: nightly}',
             '{id: "spiffe://acme.example/ci", role: auditor}',
         )
     )

@@ -96,7 +96,7 @@ def test_t2_the_public_key_is_no_hmac_secret():
         {"p2c": 2**31},
         {"unknown": None, "iss": "x"},
     ],
-    ids=lambda extra: " ".join(extra),
+    ids=" ".join,
 )
 def test_t3_t4_t8_t10_a_header_with_anything_more_is_refused(extra):
     assert type(refused(signed(header_with(**extra)))) is Malformed

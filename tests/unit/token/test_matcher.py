@@ -238,14 +238,13 @@ moves = st.lists(
 @given(moves)
 def test_p3_p4_a_dead_token_stays_dead_and_nothing_is_minted_under_a_block(moves):
     """In any order. Revocations are kept for two hours, tokens live at most one."""
-    index, now_s = 0, 0
+    now_s = 0
     matcher = Matcher()
     blocks: dict[Selector, int] = {}
     revoked: list[Revocation] = []
     living: list[Token] = []
     dead: list[Token] = []
-    for kind, what in moves:
-        index += 1
+    for index, (kind, what) in enumerate(moves, 1):
         match kind:
             case "mint":
                 verdict = decide(what, POLICY, blocks)
