@@ -71,8 +71,13 @@ class TrustedKey:
 
 def thumbprint(jwk: Jwk) -> str:
     """Return the RFC 7638 SHA-256 thumbprint of a P-256 key, base64url."""
-    members = {name: jwk[name] for name in ("crv", "kty", "x", "y")}
-    return b64url(hashlib.sha256(json.dumps(members, separators=(",", ":")).encode("ascii")).digest())
+    return thumbprint_of({name: jwk[name] for name in ("crv", "kty", "x", "y")})
+
+
+def thumbprint_of(required: Jwk) -> str:
+    """Return the thumbprint of a key of any kind, given its required members and no other (RFC 7638 §3)."""
+    spelled = json.dumps(dict(required), sort_keys=True, separators=(",", ":"))
+    return b64url(hashlib.sha256(spelled.encode("ascii")).digest())
 
 
 def public_jwk(key: ec.EllipticCurvePublicKey) -> dict[str, str]:
