@@ -8,15 +8,20 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import psycopg
 import pytest
 
 from broker.adapters.sql import SqlLedger
 from broker.adapters.sql.engine import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S
-from broker.errors import Failure, StoreFull, StoreUnavailable
+from broker.errors import Failure, Revoked, Stale, StoreFull, StoreUnavailable
+from broker.sdk import Verifier
+from broker.sdk.failures import failure_of as failure_of_call
 from broker.service.ports import Write
+from broker.v1 import tokens_pb2
 from tests.mounts import small_disk
 from tests.postgresql import PostgreSql
+from tests.served import Served, request_id
 from tests.stores import Home, append, assert_whole, draft, failure_of, key, revocation, write
 from tests.tcp_proxy import Behaviour, TcpProxy
 from tests.waiting import eventually, succeeds
@@ -223,3 +228,55 @@ def test_p12_what_goes_wrong_says_nothing_of_the_connection(own_postgresql: Post
         assert "hunter2" not in f"{told} {told.metadata} {told!r}"
     own_postgresql.start()
     home.close()
+
+
+def test_p11_a_served_broker_outlives_its_postgresql_and_its_verifiers_refuse_meanwhile(
+    own_postgresql: PostgreSql, tmp_path: Path
+) -> None:
+    url = own_postgresql.url(own_postgresql.new_database())
+    with Served(tmp_path, store=f'url = "{url}"\nsole_broker = true') as broker:
+        token = broker.mint().token
+        verifier = broker.verifier()
+        for take_away, give_back in (
+            (own_postgresql.kill, own_postgresql.start),
+            (own_postgresql.freeze, own_postgresql.thaw),
+        ):
+            take_away()
+            try:
+                # P7: without the store there is no fresh feed, and a revocation may have been missed.
+                eventually(lambda: _refused(verifier, token), "the freshness lease has run out", within_s=10)
+                with pytest.raises(grpc.RpcError) as refused:
+                    broker.tokens().Mint(
+                        tokens_pb2.MintRequest(request_id=request_id(), spec=broker.spec()), timeout=AT_MOST_S
+                    )
+                assert failure_of_call(refused.value).reason == "STORE_UNAVAILABLE"
+            finally:
+                give_back()
+            eventually(lambda: _accepted(verifier, token), "the verifier is fresh again")
+            eventually(lambda: _mints(broker), "it mints again")
+        assert broker.process is not None
+        assert broker.process.poll() is None
+        [*_, last] = broker.revoke(partner="acme", wait=True)
+        assert last.complete.verifiers
+        with pytest.raises(Revoked):
+            verifier.verify(token, "mythos")
+        verifier.close()
+
+
+def _refused(verifier: Verifier, token: str) -> bool:
+    return not _accepted(verifier, token)
+
+
+def _accepted(verifier: Verifier, token: str) -> bool:
+    try:
+        verifier.verify(token, "mythos")
+    except Stale:
+        return False
+    return True
+
+
+def _mints(broker: Served) -> bool:
+    try:
+        return bool(broker.mint().token)
+    except grpc.RpcError:
+        return False
