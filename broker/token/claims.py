@@ -136,6 +136,10 @@ def _opaque(text: str) -> Mapping[str, object]:
 
 def _check_each(c: Claims) -> None:
     """Judge each claim by itself, as `_PAYLOAD` does."""
+    for name, number in (("iat", c.iat), ("nbf", c.nbf), ("exp", c.exp), ("idx", c.idx)):
+        # `True` and `1.0` count as 1 in Python, and are something else on the wire.
+        if type(number) is not int:
+            raise Invalid(name, "is not a whole number")
     if not _ISSUER.fullmatch(c.iss):
         raise Invalid("iss", "is not a plain https URL")
     for name, value in (("aud", c.aud), ("realm", c.realm), ("partner", c.partner), ("env", c.env)):
