@@ -158,6 +158,25 @@ def test_brokers_that_start_at_once_make_one_ledger(home: Home) -> None:
     assert_whole(home)
 
 
+def test_brokers_on_one_sqlite_file_may_come_and_go_at_once(tmp_path: Path) -> None:
+    # SQLite waits for nobody while a file turns to its write-ahead log, which it does once, at the beginning.
+    for number in range(15):
+        home, begin = Home("sqlite", f"sqlite:///{tmp_path / f'{number}.db'}"), threading.Barrier(5)
+
+        def come_and_go(_: int, home: Home = home, begin: threading.Barrier = begin) -> None:
+            begin.wait()
+            for _ in range(2):
+                store = home.open()
+                append(store)
+                store.close()
+
+        with ThreadPoolExecutor(5) as pool:
+            list(pool.map(come_and_go, range(5)))
+        assert home.open().head().size == 11
+        home.close()
+        assert_whole(home)
+
+
 def test_p1_an_append_is_acknowledged_only_after_others_can_see_it(home: Home) -> None:
     store = home.open()
     seen: list[bool] = []

@@ -259,10 +259,19 @@ def _cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size * 2 // 3)
 
 
+def _spoil_a_table_that_no_start_reads(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        [(page,)] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'requests'")
+        [(size,)] = connection.execute("PRAGMA page_size")
+    connection.close()
+    _overwrite((page - 1) * size, b"\xa5" * size)(path)
+
+
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "another file": (lambda path: path.write_bytes(b"not a database at all\n" * 1000) and None, "damaged"),
     "garbage in its first page": (_overwrite(100, b"\xff" * 400), "damaged"),
     "garbage in the middle": (_overwrite(0.5, b"\xa5" * 8192), "damaged"),
+    "garbage in a table that no start reads": (_spoil_a_table_that_no_start_reads, "SQLite finds the store damaged"),
     "its end is missing": (_cut, "damaged"),
     "an entry was edited": (
         _sql("UPDATE ledger SET entry = CAST(replace(entry, 'acme', 'evil') AS BLOB) WHERE idx = 700"),
@@ -270,9 +279,9 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "an entry and its hash were swapped with another's": (
         _sql(
-            "UPDATE ledger SET (entry, leaf_hash) = (SELECT entry, leaf_hash FROM ledger WHERE idx = 5) WHERE idx = 800"
+            "UPDATE ledger SET (entry, leaf_hash) = (SELECT entry, leaf_hash FROM ledger WHERE idx = 5) WHERE idx = 400"
         ),
-        "entry 800 is not what was written",
+        "entry 400 is not what was written",
     ),
     "a hash was edited": (
         _sql("UPDATE ledger SET leaf_hash = zeroblob(32) WHERE idx = 3"),
@@ -316,6 +325,16 @@ def test_what_is_damaged_while_the_store_is_open_is_never_given_out(tmp_path: Pa
         store.entries(10, 30)
     assert len(told) == 1
     assert isinstance(failure_of(store.append(write(urgent=True))), StoreCorrupt)
+    home.close()
+
+
+def test_p2_a_gap_in_what_is_read_is_never_given_out(tmp_path: Path) -> None:
+    home = home_on(tmp_path)
+    store = home.open()
+    append(store, 50)
+    home.sql("DELETE FROM ledger WHERE idx = 20")
+    with pytest.raises(StoreCorrupt, match="entry 20 is not what was written"):
+        store.entries(10, 30)
     home.close()
 
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import sqlite3
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -57,7 +58,7 @@ def _sqlite(url: URL) -> Engine:
         # The driver must not begin transactions by itself: it begins them late and without the lock.
         connection.isolation_level = None
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode = WAL")
+        _write_ahead(cursor)
         # NORMAL lost acknowledged rows in a power cut; FULL syncs the log at each commit (P11).
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")
@@ -71,6 +72,20 @@ def _sqlite(url: URL) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _write_ahead(cursor: sqlite3.Cursor) -> None:
+    """Turn the write-ahead log on. SQLite itself does not wait here for another that opens or leaves the file."""
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as problem:
+            if problem.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _postgresql(url: URL, answer_timeout_s: int) -> Engine:
