@@ -7,6 +7,7 @@ clock, less drift. All instants are CLOCK_BOOTTIME in nanoseconds; all rounding 
 
 from dataclasses import dataclass
 
+# What a disciplined clock may be off by, each of the two: the kernel slews by no more.
 DRIFT_PPM = 500
 _MILLION = 1_000_000
 _NS_PER_MS = 1_000_000
@@ -22,8 +23,11 @@ class EchoPoint:
 
 
 def drift_ns(span_ns: int) -> int:
-    """Return how far two clocks can part over a span, rounded up."""
-    return -(-abs(span_ns) * DRIFT_PPM // _MILLION)
+    """Return how far two clocks can part over a span that one of them counted, rounded up.
+
+    Most when that one is slow and the other fast: then the other counts (1 + d) / (1 - d) of it.
+    """
+    return -(-abs(span_ns) * 2 * DRIFT_PPM // (_MILLION - DRIFT_PPM))
 
 
 def earliest_ns(echo: EchoPoint, as_of_ns: int) -> int:
@@ -51,11 +55,9 @@ class BrokerTime:
 
     def latest_ms(self, now_ns: int) -> int:
         """Return the latest that the broker's wall clock can show now."""
-        # A slow clock counts less than has passed, by a little more than `drift_ns` of what it counts.
         since_ns = now_ns - self.earliest_ns
-        longest_ns = -(-since_ns * _MILLION // (_MILLION - DRIFT_PPM))
         # One more: `wall_ms` is what is left when the broker's clock is cut to whole milliseconds.
-        return self.wall_ms + 1 - (-longest_ns // _NS_PER_MS)
+        return self.wall_ms + 1 - (-(since_ns + drift_ns(since_ns)) // _NS_PER_MS)
 
     def earliest_ms(self, now_ns: int) -> int:
         """Return the earliest that the broker's wall clock can show now."""
