@@ -12,7 +12,8 @@ from broker.token.claims import Claims
 from broker.token.identifiers import bare_name, identifier, label, model_name, opaque_id
 
 NS_PER_S = 1_000_000_000
-_DROP_BITS = 34  # seconds of a boot-time clock: 500 years
+# Seconds of a boot-time clock: 34 years. With an index up to 2^30, CPython then needs two digits and not three.
+_DROP_BITS = 30
 _DROP_MASK = (1 << _DROP_BITS) - 1
 # Entries come nearly in the order in which they may be dropped; so many out of order are looked past.
 _PRUNE_LOOKAHEAD = 64
@@ -201,7 +202,7 @@ class Matcher:
             entries = {}
             self._shapes = (*self._shapes, (shape, entries))
         key: object = conditions[0][1] if len(conditions) == 1 else tuple(value for _, value in conditions)
-        drop_s = -(-drop_at_ns // NS_PER_S)
+        drop_s = min(-(-drop_at_ns // NS_PER_S), _DROP_MASK)
         before = entries.get(key, 0)
         entries[key] = max(before >> _DROP_BITS, revocation.index) << _DROP_BITS | max(before & _DROP_MASK, drop_s)
         self.generation += 1
