@@ -108,9 +108,13 @@ def load_jwk(jwk: object) -> ec.EllipticCurvePublicKey:
         raise Malformed("a key's coordinates must have 32 bytes")
     try:
         numbers = ec.EllipticCurvePublicNumbers(int.from_bytes(x, "big"), int.from_bytes(y, "big"), ec.SECP256R1())
-        return numbers.public_key()
+        key = numbers.public_key()
     except ValueError as bad:
         raise Malformed("a key is not a point on P-256") from bad
+    # OpenSSL takes x + p for x, and one key with two names would pass for two keys (P8).
+    if public_jwk(key) != dict(jwk):
+        raise Malformed("a key's coordinates must be below p")
+    return key
 
 
 def verify_es256(key: ec.EllipticCurvePublicKey, signature: bytes, message: bytes) -> bool:

@@ -403,6 +403,11 @@ def test_strict_json_reads_what_has_one_meaning():
         b'{"x":{"a":1,"a":2}}',
         b"\xef\xbb\xbf{}",
         b"1.0",
+        b"-0",
+        b"01",
+        b"+1",
+        b"1" + b"0" * 5000,
+        b"-1" + b"0" * 16,
         b"[1,]",
         b"'a'",
         b"{a:1}",
@@ -420,6 +425,32 @@ def test_t6_depth_is_refused_cleanly_also_at_twenty_thousand():
     assert strict_json(b"[[[[[[[[]]]]]]]]")
     with pytest.raises(Malformed):
         strict_json(b"[[[[[[[[[]]]]]]]]]")
+    # What was closed before does not pay for what is opened later, and brackets in text are text.
+    shallow = b"[],{}," * 20
+    assert strict_json(b"[" + shallow + b"[[[[[[[]]]]]]]]")
+    with pytest.raises(Malformed, match="nested"):
+        strict_json(b"[" + shallow + b"[[[[[[[[]]]]]]]]]")
+    assert strict_json(b'["[[[[[[[[[[[[{{{{{{{{{"]')
+    with pytest.raises(Malformed, match="nested"):
+        strict_json(b'["]]]]]]]]]]","]]]]",[[[[[[[[[]]]]]]]]]]')
+
+
+def test_t10_a_token_has_at_most_8_kib_though_it_is_truly_signed():
+    assert parse_jws(GOOD, typ=TOKEN_TYP, max_bytes=len(GOOD))
+    with pytest.raises(Malformed, match="longer"):
+        parse_jws(GOOD, typ=TOKEN_TYP, max_bytes=len(GOOD) - 1)
+    lengths = []
+    empty = len(KEYS.mint(act={"sub": ""}))
+    for size in range((MAX_TOKEN_BYTES - empty) * 3 // 4 - 8, (MAX_TOKEN_BYTES - empty) * 3 // 4 + 8):
+        token = KEYS.mint(act={"sub": "x" * size})
+        lengths.append(len(token))
+        if len(token) <= MAX_TOKEN_BYTES:
+            assert check_signature(token, HELD)
+        else:
+            assert "longer" in str(refused(token))
+    assert MAX_TOKEN_BYTES == 8192
+    assert {8192, 8194} & set(lengths)
+    assert min(lengths) < 8192 < max(lengths)
 
 
 def test_p8_parse_believes_nothing():
