@@ -88,6 +88,16 @@ def test_p9_step_6_a_key_vouches_only_for_its_own_time():
         use(KEYS.mint(by=short, exp=now + 20), keys=held(short), latest_ms=(now + 20) * 1000)
 
 
+def test_p9_step_6_a_key_vouches_for_its_first_and_its_last_second():
+    now = KEYS.now_s
+    key = KEYS.certified(Purpose.TOKEN, not_before=now, signs_until=now, expires=now + 600)
+    use(KEYS.mint(by=key, iat=now, exp=now + 600), keys=held(key))
+    for iat in (now - 1, now + 1):
+        with pytest.raises(Untrusted):
+            use(KEYS.mint(by=key, iat=iat, exp=now + 600), keys=held(key))
+    use(KEYS.mint(by=key, exp=now + 600), keys=held(key), latest_ms=(now + 600) * 1000 - 1)
+
+
 def test_t13_a_retired_key_is_no_key():
     signed = check_signature(KEYS.mint(), held())
     with pytest.raises(Untrusted):
