@@ -68,7 +68,9 @@ class ApplyPolicy:
         )
         appended = self._ledger.append(write).result()
         self._policies.refresh()
-        return appended.policy_version, appended.indices.start
+        index = appended.indices.start
+        # The version that this made, also when it is asked for again much later.
+        return self._ledger.version_applied_at(index), index
 
     def show(self, caller: Caller) -> PolicyInForce:
         """Return the policy in force. Raises Forbidden."""

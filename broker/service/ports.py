@@ -246,6 +246,9 @@ class Ledger(Protocol):
     def policy(self) -> PolicyRecord:
         """Return the policy, blocks and version, in one consistent read."""
 
+    def version_applied_at(self, index: int) -> int:
+        """Return the version that the policy applied by the entry at `index` has. Raises StoreCorrupt if it did not."""
+
     def run(self, run: str) -> RunRecord | None:
         """Return a run, or None."""
 

@@ -333,3 +333,18 @@ def test_p11_connections_that_the_server_cuts_are_made_anew(postgresql_home: Hom
         assert append(store).indices.start == 2 + 2 * number
         assert store.head().size == 3 + 2 * number
     assert_whole(home)
+
+
+@pytest.mark.parametrize(("first", "second"), [(True, True), (True, False), (False, True)])
+def test_p6_a_sole_broker_has_a_postgresql_database_to_itself(postgresql_home: Home, first: bool, second: bool) -> None:
+    one, other = postgresql_home.open(is_sole=first), postgresql_home.open(is_sole=second)
+    one.listen(lambda: None)
+    with pytest.raises(StoreUnavailable, match=r"another broker is using this .*sole_broker = false"):
+        other.listen(lambda: None)
+    one.close()
+    other.listen(lambda: None)
+
+
+def test_several_brokers_share_a_postgresql_database(postgresql_home: Home) -> None:
+    for store in (postgresql_home.open(is_sole=False), postgresql_home.open(is_sole=False)):
+        store.listen(lambda: None)

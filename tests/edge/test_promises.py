@@ -10,7 +10,7 @@ from google.rpc import status_pb2 as rpc_status
 
 from broker.errors import Revoked, Stale, Untrusted, WrongRealm
 from broker.v1 import policy_pb2, runs_pb2, status_pb2, tokens_pb2
-from tests.served import Served, request_id, wait_until
+from tests.served import POLICY, Served, request_id, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -258,3 +258,18 @@ def test_the_jwks_lists_the_keys_that_sign(broker):
         token, key, algorithms=["ES256"], audience="models.evaluation", issuer="https://broker.example/evaluation"
     )
     assert claims["partner"] == "acme"
+
+
+def test_a_repeated_policy_is_answered_with_the_version_that_it_made(broker):
+    def apply(request, document):
+        return broker.policies().ApplyPolicy(
+            policy_pb2.ApplyPolicyRequest(request_id=request, document=document), timeout=10
+        )
+
+    first_id = request_id()
+    first = apply(first_id, POLICY + "# one\n")
+    second = apply(request_id(), POLICY)
+    assert second.version == first.version + 1
+    again = apply(first_id, POLICY + "# one\n")
+    assert (again.version, again.index) == (first.version, first.index)
+    assert broker.policies().ShowPolicy(policy_pb2.ShowPolicyRequest(), timeout=10).version == second.version

@@ -3,6 +3,7 @@
 import json
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from sqlalchemy import Connection, Engine, delete, func, insert, or_, select, te
 
 from broker.adapters.sql.effects import instant, ms
 from broker.adapters.sql.engine import SqliteFile, for_writing, make_engine, reading
-from broker.adapters.sql.failing import LastFailure, engine_errors
+from broker.adapters.sql.failing import LastFailure, StoreBroken, engine_errors
 from broker.adapters.sql.headroom import Headroom
 from broker.adapters.sql.schema import blocks, certificates, head, ledger, policies, requests, revocations, runs
 from broker.adapters.sql.writer import Writer
@@ -48,6 +49,10 @@ PRUNE_AT_ONCE = 10_000
 # Migrating and looking at a large store may take as long.
 OPENING_TIMEOUT_S = 600
 LISTEN_S = 0.2
+# Beside the one under which brokers migrate.
+PRESENCE_LOCK = 7444
+PRESENCE_WAIT_S = 3.0
+NOT_ALONE_HINT = "stop it; several brokers on one database need store.sole_broker = false, or unset, in each"
 RESTORE_HINT = "stop the broker, keep the damaged files, and restore the store from its latest backup"
 
 
@@ -64,6 +69,7 @@ class SqlLedger:
         clock: Clock,
         *,
         file: SqliteFile | None = None,
+        is_sole: bool = True,
         headroom: Headroom | None = None,
         max_waiting: int = DEFAULT_MAX_WAITING,
         on_commit: Callable[[], None] = _nothing,
@@ -72,6 +78,7 @@ class SqlLedger:
     ) -> None:
         self._engine = engine
         self._file = file
+        self._is_sole = is_sole
         self._listener: _Listener | None = None
         self._last = LastFailure(on_fatal)
         self._writer = Writer(
@@ -144,6 +151,14 @@ class SqlLedger:
                 frozenset(keys),
             )
 
+    def version_applied_at(self, index: int) -> int:
+        """As the port says."""
+        with self._reading() as connection:
+            version: int | None = connection.execute(select(policies.c.version).where(policies.c.idx == index)).scalar()
+        if version is None:
+            raise StoreCorrupt(f"entry {index} applied no policy")
+        return version
+
     def run(self, run: str) -> RunRecord | None:
         """As the port says."""
         with self._reading() as connection:
@@ -193,9 +208,14 @@ class SqlLedger:
             return at
 
     def listen(self, on_change: Callable[[], None]) -> None:
-        """Call `on_change` when another broker on the same PostgreSQL committed something verifiers must learn."""
+        """Call `on_change` when another broker on the same PostgreSQL committed something verifiers must learn.
+
+        Raises:
+            StoreUnavailable: This is to be the only broker, and is not, or another is to be the only one.
+        """
         if self._engine.dialect.name == "postgresql":
-            self._listener = _Listener(self._engine, on_change)
+            with engine_errors():
+                self._listener = _Listener(self._engine, on_change, is_sole=self._is_sole, last=self._last)
 
     def close(self) -> None:
         """As the port says."""
@@ -217,12 +237,19 @@ class SqlLedger:
 
 
 class _Listener:
-    """Waits for PostgreSQL's notifications; while it cannot, the feed's heartbeat polls anyway."""
+    """Waits for PostgreSQL's notifications; while it cannot, the feed's heartbeat polls anyway.
 
-    def __init__(self, engine: Engine, on_change: Callable[[], None]) -> None:
+    Its session also says that this broker is there: a sole one excludes all others, because it tells a
+    revocation complete as if nobody else had verifiers (P6).
+    """
+
+    def __init__(self, engine: Engine, on_change: Callable[[], None], *, is_sole: bool, last: LastFailure) -> None:
         self._engine = engine
         self._on_change = on_change
+        self._is_sole = is_sole
+        self._last = last
         self._stopping = threading.Event()
+        self._first: Any = self._connected()
         self._thread = threading.Thread(target=self._run, name="ledger-listener", daemon=True)
         self._thread.start()
 
@@ -234,14 +261,30 @@ class _Listener:
         while not self._stopping.is_set():
             try:
                 self._listen()
+            except StoreBroken as not_alone:
+                self._last.look_at(not_alone)
+                return
             except Exception:  # noqa: BLE001 - whatever it was, try again; the poll backs it up
                 self._stopping.wait(1)
 
-    def _listen(self) -> None:
+    def _connected(self) -> Any:
         connection: Any = self._engine.raw_connection()
+        driver = connection.driver_connection
+        driver.autocommit = True
+        shared = "" if self._is_sole else "_shared"
+        deadline_s = time.monotonic() + PRESENCE_WAIT_S
+        while not driver.execute(f"SELECT pg_try_advisory_lock{shared}({PRESENCE_LOCK})").fetchone()[0]:
+            # PostgreSQL may not have noticed yet that the one who held it is gone.
+            if time.monotonic() > deadline_s or self._stopping.wait(0.1):
+                connection.invalidate()
+                connection.close()
+                raise StoreBroken("another broker is using this PostgreSQL database", hint=NOT_ALONE_HINT)
+        return connection
+
+    def _listen(self) -> None:
+        connection, self._first = self._first or self._connected(), None
         try:
             driver = connection.driver_connection
-            driver.autocommit = True
             driver.execute("LISTEN broker_changed")
             # What was committed before this went unheard.
             self._on_change()
@@ -293,7 +336,7 @@ def open_store(
         raise
     finally:
         opening.dispose()
-    return SqlLedger(engine, clock, file=file, headroom=headroom, **options)
+    return SqlLedger(engine, clock, file=file, is_sole=is_sole, headroom=headroom, **options)
 
 
 def _migrate(connection: Connection) -> None:

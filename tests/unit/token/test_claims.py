@@ -423,6 +423,36 @@ def test_each_near_miss_in_each_claim_is_judged_alike():
             agree(json.dumps({name: c[name] for name in sorted(c)}, separators=(",", ":")).encode())
 
 
+def test_p7_the_constructor_judges_each_near_miss_as_the_reader_does():
+    """What cannot be read cannot be made, and so is never signed."""
+    base = said(RICH)
+    numbers, lists = ("exp", "iat", "nbf", "idx"), ("models", "labels", "parents")
+    made = 0
+    for name in sorted((REQUIRED | OPTIONAL) - {"cnf", "act"}):
+        for value in INTEGERS if name in numbers else [[one] for one in TEXTS] if name in lists else TEXTS:
+            c = {**base, name: value}
+            if name == "workload":
+                del c["user"]
+            kind = "user" if "user" in c else "workload"
+            if name != "sub":
+                c["sub"] = f"{c['partner']}/{kind}/{c[kind]}"
+            if name != "scope":
+                c["scope"] = " ".join(f"model:{model}" for model in c["models"])
+            is_right = (
+                naive(json.dumps({name: c[name] for name in sorted(c)}, separators=(",", ":")).encode()) is not None
+            )
+            fields = {name: tuple(one) if isinstance(one, list) else one for name, one in c.items()}
+            try:
+                claims = Claims(**{**dict.fromkeys(OPTIONAL), **fields})
+            except Malformed:
+                assert not is_right, (name, value)
+                continue
+            assert is_right, (name, value)
+            assert said(claims) == c
+            made += 1
+    assert made > 100
+
+
 _any_name = st.text(LOWER + "._-", min_size=1, max_size=128).filter(is_name) | st.sampled_from(["a", "a" * 128])
 _any_opaque = st.text(LETTERS + "_-", min_size=8, max_size=64)
 _any_json = st.recursive(
@@ -486,6 +516,8 @@ def test_claims_at_another_index_are_the_same_claims_otherwise(claims, idx):
             numbered(claims, idx)
     else:
         assert numbered(claims, idx) == replace(claims, idx=idx)
+    for edge in (1, 2**53 - 1):
+        assert numbered(claims, edge).idx == edge
 
 
 @pytest.mark.parametrize(
