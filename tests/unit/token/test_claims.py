@@ -520,6 +520,17 @@ def test_claims_at_another_index_are_the_same_claims_otherwise(claims, idx):
         assert numbered(claims, edge).idx == edge
 
 
+def test_t6_t11_the_last_instant_is_the_last_whole_number_that_every_reader_knows():
+    last = 2**53 - 1
+    claims = KEYS.claims(iat=last - 600, exp=last)
+    assert decode_claims(encode_claims(claims)) == claims
+    beyond = encode_claims(claims).replace(str(last).encode(), str(last + 1).encode())
+    with pytest.raises(Malformed):
+        decode_claims(beyond)
+    with pytest.raises(Malformed):
+        KEYS.claims(iat=last - 600, exp=last + 1)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

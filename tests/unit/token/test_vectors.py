@@ -14,8 +14,10 @@ from broker.token.jws import assemble, b64url, parse_jws, signing_input, unb64ur
 from broker.token.keys import (
     Purpose,
     check_certificate,
+    compact_certificate,
     load_jwk,
     parse_trust,
+    plain_certificate,
     public_jwk,
     render_trust,
     respelled,
@@ -79,6 +81,14 @@ def test_a_good_certificate_stays_good(vector):
         vector[name] for name in ("not_before", "signs_until", "expires")
     )
     assert thumbprint(public_jwk(key.public_key)) == vector["kid"]
+
+
+@pytest.mark.parametrize("vector", **named(CERTIFICATES["good"]))
+def test_p12_a_certificate_is_kept_in_plain_and_comes_back_as_it_was(vector):
+    plain = plain_certificate(vector["certificate"])
+    assert compact_certificate(plain) == vector["certificate"]
+    # In a record nothing looks like a piece of a token.
+    assert not any(part in json.dumps(plain) for part in vector["certificate"].split("."))
 
 
 @pytest.mark.parametrize("vector", **named(CERTIFICATES["bad"]))
