@@ -4,7 +4,6 @@ import re
 
 from broker.errors import Invalid
 
-MAX_IDENTIFIER_BYTES = 128
 MAX_URI_BYTES = 512
 
 # Patterns are made to be put together into larger ones: each looks at its own characters only.

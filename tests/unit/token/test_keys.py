@@ -1,5 +1,6 @@
 """Keys and signatures by themselves: a JWK has one form, a signature one spelling (T9, P9)."""
 
+import itertools
 from typing import Any, cast
 
 import pytest
@@ -125,7 +126,7 @@ def test_respelling_what_is_no_signature_leaves_it_as_it_is(data):
         {**JWK, "y": b64url((2**256 - 1).to_bytes(32, "big"))},
         {**JWK, "x": b64url(P384.x.to_bytes(48, "big")), "y": b64url(P384.y.to_bytes(48, "big"))},
     ],
-    ids=str,
+    ids=itertools.count(),
 )
 def test_t9_t13_a_key_has_one_form_and_is_a_point_on_p_256(jwk):
     with pytest.raises(Malformed):
