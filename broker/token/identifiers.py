@@ -70,6 +70,4 @@ def bare_name(model: str) -> str:
 
 def _shown(text: str) -> str:
     """Quote what a stranger sent, short and in ASCII, so that it cannot forge a line of a log."""
-    if not text:
-        return "''"
     return ascii(text if len(text) <= 40 else text[:40] + "...")  # noqa: PLR2004 - the sum of it

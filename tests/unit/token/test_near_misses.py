@@ -241,3 +241,26 @@ def test_b1_no_near_miss_of_a_model_is_covered():
         else:
             assert answer is NotAllowed, asked
     assert len(allowed) < 10
+
+
+def test_b16_a_principal_has_at_most_512_characters():
+    longest = "spiffe://a/" + "b" * 501
+    assert principal_uri("field", longest) == longest
+    with pytest.raises(Invalid):
+        principal_uri("field", longest + "b")
+
+
+@pytest.mark.parametrize("rule", [identifier, model_name, label, principal_uri, opaque_id])
+def test_t10_a_refusal_quotes_what_was_sent_short_and_in_one_line(rule):
+    for text, quoted in (
+        ("", "''"),
+        ("!" * 40, "'" + "!" * 40 + "'"),
+        ("!" * 41, "'" + "!" * 40 + "...'"),
+        ("!" * 10_000, "'" + "!" * 40 + "...'"),
+        ("a\nroot logged in", "'a\\nroot logged in'"),
+        ("\x1b[2J\u202e", "'\\x1b[2J\\u202e'"),
+    ):
+        with pytest.raises(Invalid) as caught:
+            rule("field", text)
+        assert caught.value.problem.startswith(quoted + " is not ")
+        assert len(str(caught.value)) < 250
