@@ -6,6 +6,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,16 @@ def _programs() -> Path:
     assert found is not None
     assert found.submodule_search_locations is not None
     return Path(found.submodule_search_locations[0]) / "pginstall" / "bin"
+
+
+_AS_USER = """
+import os, pwd, sys
+user = pwd.getpwnam(sys.argv[1])
+os.setgroups([])
+os.setgid(user.pw_gid)
+os.setuid(user.pw_uid)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 class PostgreSql:
@@ -59,10 +70,9 @@ class PostgreSql:
         doors = ["-k", self.folder, "-h", "127.0.0.1", "-p", str(self.port)]
         with self.log.open("ab") as log:
             self._server = subprocess.Popen(
-                [_programs() / "postgres", "-D", self.data, *doors, "-c", "max_connections=200"],
+                self._command("postgres", "-D", self.data, *doors, "-c", "max_connections=200"),
                 stdout=log,
                 stderr=log,
-                user=self._user,
                 cwd=self.folder,
             )
         eventually(self._answers, f"PostgreSQL answers: {self.log.read_text()[-2000:]}", within_s=START_WITHIN_S)
@@ -139,13 +149,17 @@ class PostgreSql:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
+    def _command(self, program: str, *arguments: str | Path) -> list[str | Path]:
+        command = [_programs() / program, *arguments]
+        # Not Popen(user=...): that forks where it could vfork, and gRPC's own handlers crash some of the children.
+        return command if self._user is None else [sys.executable, "-c", _AS_USER, self._user, *command]
+
     def _run(self, program: str, *arguments: str | Path) -> None:
         done = subprocess.run(
-            [_programs() / program, *arguments],
+            self._command(program, *arguments),
             check=False,
             capture_output=True,
             text=True,
-            user=self._user,
             cwd=self.folder,
         )
         assert done.returncode == 0, done.stderr
