@@ -275,3 +275,10 @@ class FrameForked(FrameRefused):
 
     reason = "FRAME_FORKED"
     default_hint = "if a backup was restored on purpose, remove the verifier's state folder"
+
+
+class NameInUse(Failure):
+    """A verifier of this name listens already, with another certificate."""
+
+    reason = "NAME_IN_USE"
+    default_hint = "give each verifier a certificate with a name of its own, or stop the other one first"

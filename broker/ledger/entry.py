@@ -29,6 +29,11 @@ class Kind(StrEnum):
     RUN_KEPT = "run-kept"
     RUN_CLOSED = "run-closed"
     KEY_CERTIFIED = "key-certified"
+    REVOCATION_COMPLETED = "revocation-completed"
+    CANARY_MINTED = "canary-minted"
+    DRILLED = "drilled"
+    DRILLS_SCHEDULED = "drills-scheduled"
+    VERIFIER_FORGOTTEN = "verifier-forgotten"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from broker.service.proof_ports import (
+    Completed,
+    CompletionAwaited,
+    CompletionIsDue,
+    DrillRecorded,
+    DrillsScheduled,
+    VerifierForgotten,
+)
 from broker.token.keys import Purpose, RealmTrust
 from broker.token.revocation import Selector
 
@@ -49,7 +57,7 @@ class KeyIsTrusted:
     kid: str
 
 
-Guard = RunIsOpen | BlockIsSet | KeyIsTrusted
+Guard = RunIsOpen | BlockIsSet | KeyIsTrusted | CompletionIsDue
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +84,17 @@ class RevocationAdded:
     at: datetime
     keep_until: datetime
     blocks: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TokensRevoked:
+    """Effect: the i-th selector, which blocks nothing, is revoked at the i-th draft's index."""
+
+    selectors: tuple[Selector, ...]
+    reason: str
+    by: str
+    at: datetime
+    keep_until: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +145,20 @@ class CertificateAdded:
     expires_at: datetime
 
 
-Effect = PolicyReplaced | RevocationAdded | BlockLifted | RunOpened | RunKept | CertificateAdded
+Effect = (
+    PolicyReplaced
+    | RevocationAdded
+    | TokensRevoked
+    | BlockLifted
+    | RunOpened
+    | RunKept
+    | CertificateAdded
+    | CompletionAwaited
+    | Completed
+    | VerifierForgotten
+    | DrillRecorded
+    | DrillsScheduled
+)
 
 
 @dataclass(frozen=True, slots=True)

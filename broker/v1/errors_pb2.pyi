@@ -39,6 +39,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_FRAME_GAP: _ClassVar[ErrorReason]
     ERROR_REASON_FRAME_BEHIND: _ClassVar[ErrorReason]
     ERROR_REASON_FRAME_FORKED: _ClassVar[ErrorReason]
+    ERROR_REASON_NAME_IN_USE: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_INVALID: ErrorReason
 ERROR_REASON_UNAUTHENTICATED: ErrorReason
@@ -72,3 +73,4 @@ ERROR_REASON_FRAME_WRONG_REALM: ErrorReason
 ERROR_REASON_FRAME_GAP: ErrorReason
 ERROR_REASON_FRAME_BEHIND: ErrorReason
 ERROR_REASON_FRAME_FORKED: ErrorReason
+ERROR_REASON_NAME_IN_USE: ErrorReason

@@ -46,18 +46,22 @@ DIMENSION_KEY: Dimension
 DIMENSION_LABEL: Dimension
 
 class ListenRequest(_message.Message):
-    __slots__ = ("hello", "echo", "ack", "nack", "leave")
+    __slots__ = ("hello", "echo", "ack", "nack", "leave", "probe", "survey")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     ECHO_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
     NACK_FIELD_NUMBER: _ClassVar[int]
     LEAVE_FIELD_NUMBER: _ClassVar[int]
+    PROBE_FIELD_NUMBER: _ClassVar[int]
+    SURVEY_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     echo: Echo
     ack: Ack
     nack: Nack
     leave: Leave
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., echo: _Optional[_Union[Echo, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., nack: _Optional[_Union[Nack, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ...) -> None: ...
+    probe: ProbeReport
+    survey: SurveyReport
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., echo: _Optional[_Union[Echo, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., nack: _Optional[_Union[Nack, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., probe: _Optional[_Union[ProbeReport, _Mapping]] = ..., survey: _Optional[_Union[SurveyReport, _Mapping]] = ...) -> None: ...
 
 class Leave(_message.Message):
     __slots__ = ()
@@ -84,12 +88,44 @@ class Echo(_message.Message):
     def __init__(self, nonce: _Optional[bytes] = ..., verifier_clock_ns: _Optional[int] = ...) -> None: ...
 
 class Ack(_message.Message):
-    __slots__ = ("head", "incarnation")
+    __slots__ = ("head", "incarnation", "uses", "fresh_for_ms", "cuts")
     HEAD_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    USES_FIELD_NUMBER: _ClassVar[int]
+    FRESH_FOR_MS_FIELD_NUMBER: _ClassVar[int]
+    CUTS_FIELD_NUMBER: _ClassVar[int]
     head: int
     incarnation: str
-    def __init__(self, head: _Optional[int] = ..., incarnation: _Optional[str] = ...) -> None: ...
+    uses: int
+    fresh_for_ms: int
+    cuts: _containers.RepeatedCompositeFieldContainer[UseCut]
+    def __init__(self, head: _Optional[int] = ..., incarnation: _Optional[str] = ..., uses: _Optional[int] = ..., fresh_for_ms: _Optional[int] = ..., cuts: _Optional[_Iterable[_Union[UseCut, _Mapping]]] = ...) -> None: ...
+
+class UseCut(_message.Message):
+    __slots__ = ("index", "uses")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    USES_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    uses: int
+    def __init__(self, index: _Optional[int] = ..., uses: _Optional[int] = ...) -> None: ...
+
+class ProbeReport(_message.Message):
+    __slots__ = ("id", "verdict", "ended")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    verdict: str
+    ended: bool
+    def __init__(self, id: _Optional[str] = ..., verdict: _Optional[str] = ..., ended: _Optional[bool] = ...) -> None: ...
+
+class SurveyReport(_message.Message):
+    __slots__ = ("id", "uses")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    USES_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    uses: int
+    def __init__(self, id: _Optional[str] = ..., uses: _Optional[int] = ...) -> None: ...
 
 class Nack(_message.Message):
     __slots__ = ("reason", "detail", "head")
@@ -102,12 +138,38 @@ class Nack(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., detail: _Optional[str] = ..., head: _Optional[int] = ...) -> None: ...
 
 class ListenResponse(_message.Message):
-    __slots__ = ("frame", "echo")
+    __slots__ = ("frame", "echo", "probe", "survey")
     FRAME_FIELD_NUMBER: _ClassVar[int]
     ECHO_FIELD_NUMBER: _ClassVar[int]
+    PROBE_FIELD_NUMBER: _ClassVar[int]
+    SURVEY_FIELD_NUMBER: _ClassVar[int]
     frame: SignedFrame
     echo: SignedEcho
-    def __init__(self, frame: _Optional[_Union[SignedFrame, _Mapping]] = ..., echo: _Optional[_Union[SignedEcho, _Mapping]] = ...) -> None: ...
+    probe: Probe
+    survey: Survey
+    def __init__(self, frame: _Optional[_Union[SignedFrame, _Mapping]] = ..., echo: _Optional[_Union[SignedEcho, _Mapping]] = ..., probe: _Optional[_Union[Probe, _Mapping]] = ..., survey: _Optional[_Union[Survey, _Mapping]] = ...) -> None: ...
+
+class Probe(_message.Message):
+    __slots__ = ("id", "token", "model", "hold_ms")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    HOLD_MS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    token: str
+    model: str
+    hold_ms: int
+    def __init__(self, id: _Optional[str] = ..., token: _Optional[str] = ..., model: _Optional[str] = ..., hold_ms: _Optional[int] = ...) -> None: ...
+
+class Survey(_message.Message):
+    __slots__ = ("id", "dimensions", "values")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    dimensions: _containers.RepeatedScalarFieldContainer[Dimension]
+    values: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, id: _Optional[str] = ..., dimensions: _Optional[_Iterable[_Union[Dimension, str]]] = ..., values: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SignedFrame(_message.Message):
     __slots__ = ("body", "signature", "certificate")

@@ -27,37 +27,47 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x62roker/v1/revocations.proto\x12\tbroker.v1\x1a\x18\x62roker/v1/selector.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"}\n\rRevokeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12%\n\x08selector\x18\x02 \x01(\x0b\x32\x13.broker.v1.Selector\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0c\n\x04wait\x18\x04 \x01(\x08\x12\x13\n\x0bwhole_realm\x18\x05 \x01(\x08\"\xb4\x01\n\x0eRevokeResponse\x12\x33\n\tcommitted\x18\x01 \x01(\x0b\x32\x1e.broker.v1.RevocationCommittedH\x00\x12\x31\n\x08progress\x18\x02 \x01(\x0b\x32\x1d.broker.v1.RevocationProgressH\x00\x12\x31\n\x08\x63omplete\x18\x03 \x01(\x0b\x32\x1d.broker.v1.RevocationCompleteH\x00\x42\x07\n\x05\x65vent\"\x90\x01\n\x13RevocationCommitted\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x30\n\x0c\x63ommitted_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x62locks\x18\x03 \x01(\x08\x12(\n\x05\x62ound\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"M\n\x12RevocationProgress\x12\x11\n\tlistening\x18\x01 \x01(\r\x12\x14\n\x0c\x61\x63knowledged\x18\x02 \x01(\r\x12\x0e\n\x06lapsed\x18\x03 \x01(\r\"l\n\x12RevocationComplete\x12\'\n\x04took\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\tverifiers\x18\x02 \x03(\x0b\x32\x1a.broker.v1.VerifierOutcome\"r\n\x0fVerifierOutcome\x12\x10\n\x08verifier\x18\x01 \x01(\t\x12\r\n\x05realm\x18\x02 \x01(\t\x12\x14\n\x0c\x61\x63knowledged\x18\x03 \x01(\x08\x12(\n\x05\x61\x66ter\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"]\n\x10ReinstateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12%\n\x08selector\x18\x02 \x01(\x0b\x32\x13.broker.v1.Selector\x12\x0e\n\x06reason\x18\x03 \x01(\t\"2\n\x11ReinstateResponse\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0e\n\x06lifted\x18\x02 \x01(\x08\"6\n\x16ListRevocationsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\r\"\x90\x01\n\nRevocation\x12\r\n\x05index\x18\x01 \x01(\x04\x12%\n\x08selector\x18\x02 \x01(\x0b\x32\x13.broker.v1.Selector\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\n\n\x02\x62y\x18\x04 \x01(\t\x12\x30\n\x0c\x63ommitted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"=\n\x05\x42lock\x12%\n\x08selector\x18\x01 \x01(\x0b\x32\x13.broker.v1.Selector\x12\r\n\x05index\x18\x02 \x01(\x04\"u\n\x17ListRevocationsResponse\x12*\n\x0brevocations\x18\x01 \x03(\x0b\x32\x15.broker.v1.Revocation\x12 \n\x06\x62locks\x18\x02 \x03(\x0b\x32\x10.broker.v1.Block\x12\x0c\n\x04more\x18\x03 \x01(\x08\x32\xf6\x01\n\x11RevocationService\x12?\n\x06Revoke\x12\x18.broker.v1.RevokeRequest\x1a\x19.broker.v1.RevokeResponse0\x01\x12\x46\n\tReinstate\x12\x1b.broker.v1.ReinstateRequest\x1a\x1c.broker.v1.ReinstateResponse\x12X\n\x0fListRevocations\x12!.broker.v1.ListRevocationsRequest\x1a\".broker.v1.ListRevocationsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x62roker/v1/revocations.proto\x12\tbroker.v1\x1a\x18\x62roker/v1/selector.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8e\x01\n\rRevokeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12%\n\x08selector\x18\x02 \x01(\x0b\x32\x13.broker.v1.Selector\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0c\n\x04wait\x18\x04 \x01(\x08\x12\x13\n\x0bwhole_realm\x18\x05 \x01(\x08\x12\x0f\n\x07\x64ry_run\x18\x06 \x01(\x08\"f\n\x13RevokeTokensRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05realm\x18\x02 \x01(\t\x12\x0e\n\x06tokens\x18\x03 \x03(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0c\n\x04wait\x18\x05 \x01(\x08\"@\n\x14RevokeTokensResponse\x12(\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x19.broker.v1.RevokeResponse\"3\n\x14GetRevocationRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04wait\x18\x02 \x01(\x08\"A\n\x15GetRevocationResponse\x12(\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x19.broker.v1.RevokeResponse\"\xe5\x01\n\x0eRevokeResponse\x12\x33\n\tcommitted\x18\x01 \x01(\x0b\x32\x1e.broker.v1.RevocationCommittedH\x00\x12\x31\n\x08progress\x18\x02 \x01(\x0b\x32\x1d.broker.v1.RevocationProgressH\x00\x12\x31\n\x08\x63omplete\x18\x03 \x01(\x0b\x32\x1d.broker.v1.RevocationCompleteH\x00\x12/\n\x07preview\x18\x04 \x01(\x0b\x32\x1c.broker.v1.RevocationPreviewH\x00\x42\x07\n\x05\x65vent\"\xff\x01\n\x13RevocationCommitted\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x30\n\x0c\x63ommitted_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x62locks\x18\x03 \x01(\x08\x12(\n\x05\x62ound\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12%\n\x08selector\x18\x05 \x01(\x0b\x32\x13.broker.v1.Selector\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\n\n\x02\x62y\x18\x07 \x01(\t\x12\x0f\n\x07\x65ntries\x18\x08 \x01(\r\x12\x19\n\x11\x61waits_completion\x18\t \x01(\x08\"\x97\x02\n\x11RevocationPreview\x12%\n\x08selector\x18\x01 \x01(\x0b\x32\x13.broker.v1.Selector\x12\x0e\n\x06\x62locks\x18\x02 \x01(\x08\x12\x0e\n\x06realms\x18\x03 \x03(\t\x12\x13\n\x06tokens\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x10\n\x08partners\x18\x05 \x03(\t\x12\r\n\x05users\x18\x06 \x03(\t\x12\x11\n\tworkloads\x18\x07 \x03(\t\x12\x0c\n\x04runs\x18\x08 \x03(\t\x12\x0c\n\x04uses\x18\t \x01(\x04\x12\x11\n\tverifiers\x18\n \x03(\t\x12\x0e\n\x06silent\x18\x0b \x03(\t\x12(\n\x05\x62ound\x18\x0c \x01(\x0b\x32\x19.google.protobuf.DurationB\t\n\x07_tokens\"\x86\x01\n\x12RevocationProgress\x12\x11\n\tlistening\x18\x01 \x01(\r\x12\x14\n\x0c\x61\x63knowledged\x18\x02 \x01(\r\x12\x0e\n\x06lapsed\x18\x03 \x01(\r\x12\x0f\n\x07waiting\x18\x04 \x01(\r\x12\x13\n\x0bwaiting_for\x18\x05 \x03(\t\x12\x11\n\twaits_for\x18\x06 \x01(\t\"\xf2\x01\n\x12RevocationComplete\x12\'\n\x04took\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\tverifiers\x18\x02 \x03(\x0b\x32\x1a.broker.v1.VerifierOutcome\x12\x12\n\nstatements\x18\x03 \x03(\t\x12\r\n\x05\x65ntry\x18\x04 \x01(\x04\x12/\n\x0bin_force_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x06tokens\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12\x10\n\x08uses_cut\x18\x07 \x01(\x04\x42\t\n\x07_tokens\"\x93\x01\n\x0fVerifierOutcome\x12\x10\n\x08verifier\x18\x01 \x01(\t\x12\r\n\x05realm\x18\x02 \x01(\t\x12\x14\n\x0c\x61\x63knowledged\x18\x03 \x01(\x08\x12(\n\x05\x61\x66ter\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05state\x18\x05 \x01(\t\x12\x10\n\x08uses_cut\x18\x06 \x01(\r\"]\n\x10ReinstateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12%\n\x08selector\x18\x02 \x01(\x0b\x32\x13.broker.v1.Selector\x12\x0e\n\x06reason\x18\x03 \x01(\t\"2\n\x11ReinstateResponse\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0e\n\x06lifted\x18\x02 \x01(\x08\"6\n\x16ListRevocationsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\r\"\x90\x01\n\nRevocation\x12\r\n\x05index\x18\x01 \x01(\x04\x12%\n\x08selector\x18\x02 \x01(\x0b\x32\x13.broker.v1.Selector\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\n\n\x02\x62y\x18\x04 \x01(\t\x12\x30\n\x0c\x63ommitted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"=\n\x05\x42lock\x12%\n\x08selector\x18\x01 \x01(\x0b\x32\x13.broker.v1.Selector\x12\r\n\x05index\x18\x02 \x01(\x04\"u\n\x17ListRevocationsResponse\x12*\n\x0brevocations\x18\x01 \x03(\x0b\x32\x15.broker.v1.Revocation\x12 \n\x06\x62locks\x18\x02 \x03(\x0b\x32\x10.broker.v1.Block\x12\x0c\n\x04more\x18\x03 \x01(\x08\x32\x9f\x03\n\x11RevocationService\x12?\n\x06Revoke\x12\x18.broker.v1.RevokeRequest\x1a\x19.broker.v1.RevokeResponse0\x01\x12Q\n\x0cRevokeTokens\x12\x1e.broker.v1.RevokeTokensRequest\x1a\x1f.broker.v1.RevokeTokensResponse0\x01\x12T\n\rGetRevocation\x12\x1f.broker.v1.GetRevocationRequest\x1a .broker.v1.GetRevocationResponse0\x01\x12\x46\n\tReinstate\x12\x1b.broker.v1.ReinstateRequest\x1a\x1c.broker.v1.ReinstateResponse\x12X\n\x0fListRevocations\x12!.broker.v1.ListRevocationsRequest\x1a\".broker.v1.ListRevocationsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'broker.v1.revocations_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REVOKEREQUEST']._serialized_start=133
-  _globals['_REVOKEREQUEST']._serialized_end=258
-  _globals['_REVOKERESPONSE']._serialized_start=261
-  _globals['_REVOKERESPONSE']._serialized_end=441
-  _globals['_REVOCATIONCOMMITTED']._serialized_start=444
-  _globals['_REVOCATIONCOMMITTED']._serialized_end=588
-  _globals['_REVOCATIONPROGRESS']._serialized_start=590
-  _globals['_REVOCATIONPROGRESS']._serialized_end=667
-  _globals['_REVOCATIONCOMPLETE']._serialized_start=669
-  _globals['_REVOCATIONCOMPLETE']._serialized_end=777
-  _globals['_VERIFIEROUTCOME']._serialized_start=779
-  _globals['_VERIFIEROUTCOME']._serialized_end=893
-  _globals['_REINSTATEREQUEST']._serialized_start=895
-  _globals['_REINSTATEREQUEST']._serialized_end=988
-  _globals['_REINSTATERESPONSE']._serialized_start=990
-  _globals['_REINSTATERESPONSE']._serialized_end=1040
-  _globals['_LISTREVOCATIONSREQUEST']._serialized_start=1042
-  _globals['_LISTREVOCATIONSREQUEST']._serialized_end=1096
-  _globals['_REVOCATION']._serialized_start=1099
-  _globals['_REVOCATION']._serialized_end=1243
-  _globals['_BLOCK']._serialized_start=1245
-  _globals['_BLOCK']._serialized_end=1306
-  _globals['_LISTREVOCATIONSRESPONSE']._serialized_start=1308
-  _globals['_LISTREVOCATIONSRESPONSE']._serialized_end=1425
-  _globals['_REVOCATIONSERVICE']._serialized_start=1428
-  _globals['_REVOCATIONSERVICE']._serialized_end=1674
+  _globals['_REVOKEREQUEST']._serialized_start=134
+  _globals['_REVOKEREQUEST']._serialized_end=276
+  _globals['_REVOKETOKENSREQUEST']._serialized_start=278
+  _globals['_REVOKETOKENSREQUEST']._serialized_end=380
+  _globals['_REVOKETOKENSRESPONSE']._serialized_start=382
+  _globals['_REVOKETOKENSRESPONSE']._serialized_end=446
+  _globals['_GETREVOCATIONREQUEST']._serialized_start=448
+  _globals['_GETREVOCATIONREQUEST']._serialized_end=499
+  _globals['_GETREVOCATIONRESPONSE']._serialized_start=501
+  _globals['_GETREVOCATIONRESPONSE']._serialized_end=566
+  _globals['_REVOKERESPONSE']._serialized_start=569
+  _globals['_REVOKERESPONSE']._serialized_end=798
+  _globals['_REVOCATIONCOMMITTED']._serialized_start=801
+  _globals['_REVOCATIONCOMMITTED']._serialized_end=1056
+  _globals['_REVOCATIONPREVIEW']._serialized_start=1059
+  _globals['_REVOCATIONPREVIEW']._serialized_end=1338
+  _globals['_REVOCATIONPROGRESS']._serialized_start=1341
+  _globals['_REVOCATIONPROGRESS']._serialized_end=1475
+  _globals['_REVOCATIONCOMPLETE']._serialized_start=1478
+  _globals['_REVOCATIONCOMPLETE']._serialized_end=1720
+  _globals['_VERIFIEROUTCOME']._serialized_start=1723
+  _globals['_VERIFIEROUTCOME']._serialized_end=1870
+  _globals['_REINSTATEREQUEST']._serialized_start=1872
+  _globals['_REINSTATEREQUEST']._serialized_end=1965
+  _globals['_REINSTATERESPONSE']._serialized_start=1967
+  _globals['_REINSTATERESPONSE']._serialized_end=2017
+  _globals['_LISTREVOCATIONSREQUEST']._serialized_start=2019
+  _globals['_LISTREVOCATIONSREQUEST']._serialized_end=2073
+  _globals['_REVOCATION']._serialized_start=2076
+  _globals['_REVOCATION']._serialized_end=2220
+  _globals['_BLOCK']._serialized_start=2222
+  _globals['_BLOCK']._serialized_end=2283
+  _globals['_LISTREVOCATIONSRESPONSE']._serialized_start=2285
+  _globals['_LISTREVOCATIONSRESPONSE']._serialized_end=2402
+  _globals['_REVOCATIONSERVICE']._serialized_start=2405
+  _globals['_REVOCATIONSERVICE']._serialized_end=2820
 # @@protoc_insertion_point(module_scope)

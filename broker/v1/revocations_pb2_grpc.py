@@ -40,6 +40,16 @@ class RevocationServiceStub:
                 request_serializer=broker_dot_v1_dot_revocations__pb2.RevokeRequest.SerializeToString,
                 response_deserializer=broker_dot_v1_dot_revocations__pb2.RevokeResponse.FromString,
                 _registered_method=True)
+        self.RevokeTokens = channel.unary_stream(
+                '/broker.v1.RevocationService/RevokeTokens',
+                request_serializer=broker_dot_v1_dot_revocations__pb2.RevokeTokensRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_revocations__pb2.RevokeTokensResponse.FromString,
+                _registered_method=True)
+        self.GetRevocation = channel.unary_stream(
+                '/broker.v1.RevocationService/GetRevocation',
+                request_serializer=broker_dot_v1_dot_revocations__pb2.GetRevocationRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_revocations__pb2.GetRevocationResponse.FromString,
+                _registered_method=True)
         self.Reinstate = channel.unary_unary(
                 '/broker.v1.RevocationService/Reinstate',
                 request_serializer=broker_dot_v1_dot_revocations__pb2.ReinstateRequest.SerializeToString,
@@ -64,7 +74,27 @@ class RevocationServiceServicer:
         The stream sends `committed` once the revocation is durable: from then on no
         verifier accepts a matching token for longer than the realm's freshness
         lease. With `wait` it goes on with `progress` and ends with `complete`; a
-        client that goes away changes nothing. Role: admin.
+        client that goes away changes nothing, and asks again with GetRevocation.
+
+        With `dry_run` it sends one `preview` and writes nothing. Role: admin.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeTokens(self, request, context):
+        """Revokes many single tokens at once: one commit, one index each, one
+        completion for all of them, at the last index. It gives way to other
+        revocations. Events as of Revoke. Role: admin.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRevocation(self, request, context):
+        """Tells of a revocation by its index: `committed`, then `complete` if it is,
+        or else `progress`; with `wait` it goes on until `complete`. Roles: admin,
+        auditor.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -92,6 +122,16 @@ def add_RevocationServiceServicer_to_server(servicer, server):
                     servicer.Revoke,
                     request_deserializer=broker_dot_v1_dot_revocations__pb2.RevokeRequest.FromString,
                     response_serializer=broker_dot_v1_dot_revocations__pb2.RevokeResponse.SerializeToString,
+            ),
+            'RevokeTokens': grpc.unary_stream_rpc_method_handler(
+                    servicer.RevokeTokens,
+                    request_deserializer=broker_dot_v1_dot_revocations__pb2.RevokeTokensRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_revocations__pb2.RevokeTokensResponse.SerializeToString,
+            ),
+            'GetRevocation': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetRevocation,
+                    request_deserializer=broker_dot_v1_dot_revocations__pb2.GetRevocationRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_revocations__pb2.GetRevocationResponse.SerializeToString,
             ),
             'Reinstate': grpc.unary_unary_rpc_method_handler(
                     servicer.Reinstate,
@@ -132,6 +172,60 @@ class RevocationService:
             '/broker.v1.RevocationService/Revoke',
             broker_dot_v1_dot_revocations__pb2.RevokeRequest.SerializeToString,
             broker_dot_v1_dot_revocations__pb2.RevokeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/broker.v1.RevocationService/RevokeTokens',
+            broker_dot_v1_dot_revocations__pb2.RevokeTokensRequest.SerializeToString,
+            broker_dot_v1_dot_revocations__pb2.RevokeTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRevocation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/broker.v1.RevocationService/GetRevocation',
+            broker_dot_v1_dot_revocations__pb2.GetRevocationRequest.SerializeToString,
+            broker_dot_v1_dot_revocations__pb2.GetRevocationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -23,31 +23,38 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62roker/v1/status.proto\x12\tbroker.v1\x1a\x1egoogle/protobuf/duration.proto\"\x12\n\x10GetStatusRequest\"\xaa\x01\n\x11GetStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0c\n\x04head\x18\x03 \x01(\x04\x12\x16\n\x0epolicy_version\x18\x04 \x01(\x04\x12\x0f\n\x07minting\x18\x05 \x01(\x08\x12\x10\n\x08problems\x18\x06 \x03(\t\x12&\n\x06realms\x18\x07 \x03(\x0b\x32\x16.broker.v1.RealmStatus\"\x83\x01\n\x0bRealmStatus\x12\r\n\x05realm\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x30\n\rkey_signs_for\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tverifiers\x18\x04 \x01(\r\x12\x13\n\x0brevocations\x18\x05 \x01(\x04\"%\n\x14ListVerifiersRequest\x12\r\n\x05realm\x18\x01 \x01(\t\"E\n\x15ListVerifiersResponse\x12,\n\tverifiers\x18\x01 \x03(\x0b\x32\x19.broker.v1.VerifierStatus\"\xc2\x01\n\x0eVerifierStatus\x12\x10\n\x08verifier\x18\x01 \x01(\t\x12\r\n\x05realm\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0c\n\x04head\x18\x05 \x01(\x04\x12\x0e\n\x06\x62\x65hind\x18\x06 \x01(\x04\x12-\n\nsilent_for\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05state\x18\x08 \x01(\t\x12\x11\n\tlast_nack\x18\t \x01(\t\" \n\x0fGetTrustRequest\x12\r\n\x05realm\x18\x01 \x01(\t\"$\n\x10GetTrustResponse\x12\x10\n\x08\x64ocument\x18\x01 \x01(\t2\xf0\x01\n\rStatusService\x12\x46\n\tGetStatus\x12\x1b.broker.v1.GetStatusRequest\x1a\x1c.broker.v1.GetStatusResponse\x12R\n\rListVerifiers\x12\x1f.broker.v1.ListVerifiersRequest\x1a .broker.v1.ListVerifiersResponse\x12\x43\n\x08GetTrust\x12\x1a.broker.v1.GetTrustRequest\x1a\x1b.broker.v1.GetTrustResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62roker/v1/status.proto\x12\tbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10GetStatusRequest\"\xaa\x01\n\x11GetStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0c\n\x04head\x18\x03 \x01(\x04\x12\x16\n\x0epolicy_version\x18\x04 \x01(\x04\x12\x0f\n\x07minting\x18\x05 \x01(\x08\x12\x10\n\x08problems\x18\x06 \x03(\t\x12&\n\x06realms\x18\x07 \x03(\x0b\x32\x16.broker.v1.RealmStatus\"\x83\x01\n\x0bRealmStatus\x12\r\n\x05realm\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x30\n\rkey_signs_for\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tverifiers\x18\x04 \x01(\r\x12\x13\n\x0brevocations\x18\x05 \x01(\x04\"%\n\x14ListVerifiersRequest\x12\r\n\x05realm\x18\x01 \x01(\t\"E\n\x15ListVerifiersResponse\x12,\n\tverifiers\x18\x01 \x03(\x0b\x32\x19.broker.v1.VerifierStatus\"\xd5\x02\n\x0eVerifierStatus\x12\x10\n\x08verifier\x18\x01 \x01(\t\x12\r\n\x05realm\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0c\n\x04head\x18\x05 \x01(\x04\x12\x0e\n\x06\x62\x65hind\x18\x06 \x01(\x04\x12-\n\nsilent_for\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05state\x18\x08 \x01(\t\x12\x11\n\tlast_nack\x18\t \x01(\t\x12,\n\tfresh_for\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04uses\x18\x0b \x01(\r\x12(\n\nlast_drill\x18\x0c \x01(\x0b\x32\x14.broker.v1.LastDrill\x12+\n\x07seen_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"u\n\tLastDrill\x12&\n\x02\x61t\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07outcome\x18\x02 \x01(\t\x12/\n\x0ctime_to_deny\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\\\n\x15\x46orgetVerifierRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08verifier\x18\x02 \x01(\t\x12\r\n\x05realm\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\'\n\x16\x46orgetVerifierResponse\x12\r\n\x05index\x18\x01 \x01(\x04\" \n\x0fGetTrustRequest\x12\r\n\x05realm\x18\x01 \x01(\t\"$\n\x10GetTrustResponse\x12\x10\n\x08\x64ocument\x18\x01 \x01(\t2\xc7\x02\n\rStatusService\x12\x46\n\tGetStatus\x12\x1b.broker.v1.GetStatusRequest\x1a\x1c.broker.v1.GetStatusResponse\x12R\n\rListVerifiers\x12\x1f.broker.v1.ListVerifiersRequest\x1a .broker.v1.ListVerifiersResponse\x12U\n\x0e\x46orgetVerifier\x12 .broker.v1.ForgetVerifierRequest\x1a!.broker.v1.ForgetVerifierResponse\x12\x43\n\x08GetTrust\x12\x1a.broker.v1.GetTrustRequest\x1a\x1b.broker.v1.GetTrustResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'broker.v1.status_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETSTATUSREQUEST']._serialized_start=69
-  _globals['_GETSTATUSREQUEST']._serialized_end=87
-  _globals['_GETSTATUSRESPONSE']._serialized_start=90
-  _globals['_GETSTATUSRESPONSE']._serialized_end=260
-  _globals['_REALMSTATUS']._serialized_start=263
-  _globals['_REALMSTATUS']._serialized_end=394
-  _globals['_LISTVERIFIERSREQUEST']._serialized_start=396
-  _globals['_LISTVERIFIERSREQUEST']._serialized_end=433
-  _globals['_LISTVERIFIERSRESPONSE']._serialized_start=435
-  _globals['_LISTVERIFIERSRESPONSE']._serialized_end=504
-  _globals['_VERIFIERSTATUS']._serialized_start=507
-  _globals['_VERIFIERSTATUS']._serialized_end=701
-  _globals['_GETTRUSTREQUEST']._serialized_start=703
-  _globals['_GETTRUSTREQUEST']._serialized_end=735
-  _globals['_GETTRUSTRESPONSE']._serialized_start=737
-  _globals['_GETTRUSTRESPONSE']._serialized_end=773
-  _globals['_STATUSSERVICE']._serialized_start=776
-  _globals['_STATUSSERVICE']._serialized_end=1016
+  _globals['_GETSTATUSREQUEST']._serialized_start=102
+  _globals['_GETSTATUSREQUEST']._serialized_end=120
+  _globals['_GETSTATUSRESPONSE']._serialized_start=123
+  _globals['_GETSTATUSRESPONSE']._serialized_end=293
+  _globals['_REALMSTATUS']._serialized_start=296
+  _globals['_REALMSTATUS']._serialized_end=427
+  _globals['_LISTVERIFIERSREQUEST']._serialized_start=429
+  _globals['_LISTVERIFIERSREQUEST']._serialized_end=466
+  _globals['_LISTVERIFIERSRESPONSE']._serialized_start=468
+  _globals['_LISTVERIFIERSRESPONSE']._serialized_end=537
+  _globals['_VERIFIERSTATUS']._serialized_start=540
+  _globals['_VERIFIERSTATUS']._serialized_end=881
+  _globals['_LASTDRILL']._serialized_start=883
+  _globals['_LASTDRILL']._serialized_end=1000
+  _globals['_FORGETVERIFIERREQUEST']._serialized_start=1002
+  _globals['_FORGETVERIFIERREQUEST']._serialized_end=1094
+  _globals['_FORGETVERIFIERRESPONSE']._serialized_start=1096
+  _globals['_FORGETVERIFIERRESPONSE']._serialized_end=1135
+  _globals['_GETTRUSTREQUEST']._serialized_start=1137
+  _globals['_GETTRUSTREQUEST']._serialized_end=1169
+  _globals['_GETTRUSTRESPONSE']._serialized_start=1171
+  _globals['_GETTRUSTRESPONSE']._serialized_end=1207
+  _globals['_STATUSSERVICE']._serialized_start=1210
+  _globals['_STATUSSERVICE']._serialized_end=1537
 # @@protoc_insertion_point(module_scope)

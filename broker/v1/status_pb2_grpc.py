@@ -45,6 +45,11 @@ class StatusServiceStub:
                 request_serializer=broker_dot_v1_dot_status__pb2.ListVerifiersRequest.SerializeToString,
                 response_deserializer=broker_dot_v1_dot_status__pb2.ListVerifiersResponse.FromString,
                 _registered_method=True)
+        self.ForgetVerifier = channel.unary_unary(
+                '/broker.v1.StatusService/ForgetVerifier',
+                request_serializer=broker_dot_v1_dot_status__pb2.ForgetVerifierRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_status__pb2.ForgetVerifierResponse.FromString,
+                _registered_method=True)
         self.GetTrust = channel.unary_unary(
                 '/broker.v1.StatusService/GetTrust',
                 request_serializer=broker_dot_v1_dot_status__pb2.GetTrustRequest.SerializeToString,
@@ -64,7 +69,15 @@ class StatusServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListVerifiers(self, request, context):
-        """Lists the verifiers that listen to this broker. Roles: admin, auditor.
+        """Lists the verifiers that listen, or ever did and were not forgotten. Roles:
+        admin, auditor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForgetVerifier(self, request, context):
+        """Takes a verifier that is gone off the list. Role: admin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,6 +103,11 @@ def add_StatusServiceServicer_to_server(servicer, server):
                     servicer.ListVerifiers,
                     request_deserializer=broker_dot_v1_dot_status__pb2.ListVerifiersRequest.FromString,
                     response_serializer=broker_dot_v1_dot_status__pb2.ListVerifiersResponse.SerializeToString,
+            ),
+            'ForgetVerifier': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetVerifier,
+                    request_deserializer=broker_dot_v1_dot_status__pb2.ForgetVerifierRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_status__pb2.ForgetVerifierResponse.SerializeToString,
             ),
             'GetTrust': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTrust,
@@ -152,6 +170,33 @@ class StatusService:
             '/broker.v1.StatusService/ListVerifiers',
             broker_dot_v1_dot_status__pb2.ListVerifiersRequest.SerializeToString,
             broker_dot_v1_dot_status__pb2.ListVerifiersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetVerifier(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/broker.v1.StatusService/ForgetVerifier',
+            broker_dot_v1_dot_status__pb2.ForgetVerifierRequest.SerializeToString,
+            broker_dot_v1_dot_status__pb2.ForgetVerifierResponse.FromString,
             options,
             channel_credentials,
             insecure,

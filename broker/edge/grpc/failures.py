@@ -25,6 +25,7 @@ CODES: Mapping[type[errors.Failure], grpc.StatusCode] = {
     errors.NotFound: grpc.StatusCode.NOT_FOUND,
     errors.RunEnded: grpc.StatusCode.FAILED_PRECONDITION,
     errors.RequestReused: grpc.StatusCode.ALREADY_EXISTS,
+    errors.NameInUse: grpc.StatusCode.ALREADY_EXISTS,
     errors.PolicyMoved: grpc.StatusCode.ABORTED,
     errors.LimitReached: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
