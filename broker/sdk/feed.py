@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-import random
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from broker.sdk.failures import failure_of
 from broker.sdk.following import Follower, Step
 from broker.sdk.identity import Identity, channel_credentials
 from broker.sdk.opening import MAX_MESSAGE_BYTES
+from broker.sdk.outside import OUTSIDE, Outside
 from broker.sdk.remembered import Remembered
 from broker.sdk.stream import Keeper, Pace, Stream
 
@@ -36,6 +37,15 @@ DRAIN_S = 0.05
 LEAVE_S = 0.5
 
 
+OpenChannel = Callable[[str, Identity | None], AbstractAsyncContextManager[grpc.aio.Channel]]
+"""Opens a channel to an endpoint, for as long as the context lasts."""
+
+
+def secure_channel(endpoint: str, identity: Identity | None) -> AbstractAsyncContextManager[grpc.aio.Channel]:
+    """Open a channel over TLS. Files are read each time, so that renewed certificates are taken up."""
+    return grpc.aio.secure_channel(endpoint, channel_credentials(identity), options=CHANNEL_OPTIONS)
+
+
 @dataclass(frozen=True, slots=True)
 class Connection:
     """How to reach the brokers of a realm."""
@@ -44,6 +54,8 @@ class Connection:
     realm: str
     identity: Identity | None
     pace: Pace
+    outside: Outside = OUTSIDE
+    open_channel: OpenChannel = secure_channel
 
 
 class Feed:
@@ -62,7 +74,7 @@ class Feed:
     ) -> None:
         self._connection = connection
         self._follower = follower
-        self._keeper = Keeper(remembered, connection.pace)
+        self._keeper = Keeper(remembered, connection.pace, connection.outside)
         self._on_step = on_step
         self._turn = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -72,7 +84,7 @@ class Feed:
         self._main: asyncio.Task[None] | None = None
         self._leaving = threading.Event()
         # Verifiers spread over the brokers.
-        self._next = random.randrange(len(connection.endpoints))
+        self._next = int(connection.outside.fraction() * len(connection.endpoints))
         self.endpoint = ""
         """The broker that it listens to, or tries to."""
         self.problem = "not connected yet"
@@ -107,12 +119,19 @@ class Feed:
         with self._turn:
             thread, halt, main = self._thread, self._halt, self._main
             self._thread = self._halt = None
-        if thread is None or halt is None or main is None:
+        if halt is None or main is None:
             return
         self._last = thread
         halt(partial(self._leave, main) if leave else main.cancel)
-        if thread is not threading.current_thread():
+        if thread is not None and thread is not threading.current_thread():
             thread.join(timeout_s)
+
+    async def run(self) -> None:
+        """Feed in the running loop instead of a thread, until `stop` or a cancellation. Not beside `start`."""
+        loop, self._main = asyncio.get_running_loop(), asyncio.current_task()
+        self._leaving = threading.Event()
+        self._halt = loop.call_soon_threadsafe
+        await self._reconnect()
 
     def _leave(self, main: "asyncio.Task[None]") -> None:
         """In the feed's thread: say so, and cancel when the broker does not take it in time."""
@@ -124,11 +143,11 @@ class Feed:
         asyncio.get_running_loop().call_later(LEAVE_S, main.cancel)
 
     async def _reconnect(self) -> None:
-        pace = self._connection.pace
+        pace, outside = self._connection.pace, self._connection.outside
         failures = 0
         while not self._leaving.is_set():
             self.endpoint = self._connection.endpoints[self._next % len(self._connection.endpoints)]
-            stream = Stream(self._follower, self._keeper, pace, self._note, self._trouble)
+            stream = Stream(self._follower, self._keeper, pace, self._note, self._trouble, outside)
             self._stream = stream
             await self._listen(stream)
             self._stream = None
@@ -137,14 +156,14 @@ class Feed:
             # A stream that was good for a while begins anew; one that was not makes the next wait longer.
             failures = 0 if stream.was_steady else min(failures + 1, 16)
             self._next += 1
-            await asyncio.sleep(random.uniform(0, min(pace.backoff_most_s, pace.backoff_first_s * 2**failures)))
+            longest_s = min(pace.backoff_most_s, pace.backoff_first_s * 2**failures)
+            await asyncio.sleep(outside.fraction() * longest_s)
 
     async def _listen(self, stream: Stream) -> None:
         try:
-            # Files are read at each connection, so that renewed certificates are taken up.
-            credentials = channel_credentials(self._connection.identity)
-            async with grpc.aio.secure_channel(self.endpoint, credentials, options=CHANNEL_OPTIONS) as channel:
-                await stream.listen(channel, self._connection.realm)
+            connection = self._connection
+            async with connection.open_channel(self.endpoint, connection.identity) as channel:
+                await stream.listen(channel, connection.realm)
         except FrameRefused as refused:
             self._trouble(f"refused a frame, {refused.reason}: {refused}")
         except Failure as failure:

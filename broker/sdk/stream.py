@@ -3,8 +3,6 @@
 import asyncio
 import logging
 import math
-import secrets
-import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +14,7 @@ import grpc.aio
 
 from broker.errors import Failure, FrameRefused, Stale
 from broker.sdk.following import Follower, Mark, Step
+from broker.sdk.outside import OUTSIDE, Outside
 from broker.sdk.remembered import Remembered
 from broker.v1 import feed_pb2
 
@@ -44,11 +43,6 @@ class Pace:
     backoff_most_s: float = 5.0
 
 
-def boottime_ns() -> int:
-    """Return the clock that counts while the machine sleeps."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-
-
 def sdk_version() -> str:
     """Return the version that the broker is told."""
     try:
@@ -60,15 +54,16 @@ def sdk_version() -> str:
 class Keeper:
     """Puts the mark on disk when it must be: not once for each heartbeat."""
 
-    def __init__(self, remembered: Remembered | None, pace: Pace) -> None:
+    def __init__(self, remembered: Remembered | None, pace: Pace, outside: Outside = OUTSIDE) -> None:
         self._remembered = remembered
+        self._outside = outside
         self._every_s = pace.persist_every_s
         self._kept: Mark | None = None
         self._kept_at_s = 0.0
 
     async def keep(self, mark: Mark, *, is_due: bool) -> None:
         """Return when `mark` may be acknowledged. Raises OSError and Failure as `Remembered.save`."""
-        now_s = time.monotonic()
+        now_s = self._outside.monotonic_s()
         if self._remembered is None or mark == self._kept:
             return
         if is_due or self._kept is None or now_s - self._kept_at_s >= self._every_s:
@@ -87,7 +82,9 @@ class Stream:
         pace: Pace,
         note: Callable[[Step], None],
         trouble: Callable[[str], None],
+        outside: Outside = OUTSIDE,
     ) -> None:
+        self._outside = outside
         self._follower = follower
         self._keeper = keeper
         self._pace = pace
@@ -106,7 +103,10 @@ class Stream:
     @property
     def was_steady(self) -> bool:
         """Whether it extended the lease for a few seconds."""
-        return self._good_since_s is not None and time.monotonic() - self._good_since_s > self._pace.backoff_most_s
+        return (
+            self._good_since_s is not None
+            and self._outside.monotonic_s() - self._good_since_s > self._pace.backoff_most_s
+        )
 
     def leave(self) -> None:
         """Tell the broker that the verifier accepts nothing any more; it then ends the stream."""
@@ -134,11 +134,11 @@ class Stream:
             call.cancel()
 
     async def _read(self, call: Any, writing: "asyncio.Task[None]") -> None:
-        deadline_s = time.monotonic() + self._pace.first_frame_s
+        deadline_s = self._outside.monotonic_s() + self._pace.first_frame_s
         while True:
             try:
                 # Not wait_for: it makes a task for each frame.
-                async with asyncio.timeout(deadline_s - time.monotonic()):
+                async with asyncio.timeout(deadline_s - self._outside.monotonic_s()):
                     message = await call.read()
             except TimeoutError as silent:
                 raise Stale("no frame extended the lease in time", hint="the broker or the network hangs") from silent
@@ -150,17 +150,17 @@ class Stream:
                 raise Stale("the broker ended the stream", hint="it is probably restarting")
             before_ns = self._follower.state.accept_until_ns
             try:
-                step = self._follower.take(message, boottime_ns())
+                step = self._follower.take(message, self._outside.boottime_ns())
             except FrameRefused as refused:
                 await self._refuse(refused, writing)
                 raise
             self._note(step)
             # The lease is what counts: a stream that does not extend it is as good as silent.
             if self._follower.state.accept_until_ns > before_ns:
-                self._good_since_s = self._good_since_s or time.monotonic()
-                deadline_s = time.monotonic() + self._patience_s()
+                self._good_since_s = self._good_since_s or self._outside.monotonic_s()
+                deadline_s = self._outside.monotonic_s() + self._patience_s()
             elif step.is_part:
-                deadline_s = time.monotonic() + self._pace.first_frame_s
+                deadline_s = self._outside.monotonic_s() + self._pace.first_frame_s
             self._is_ack_due |= step.in_force
             self._is_ack_urgent |= step.in_force and step.has_contents
             self._wake.set()
@@ -197,17 +197,17 @@ class Stream:
                 await call.write(feed_pb2.ListenRequest(leave=feed_pb2.Leave()))
                 await call.done_writing()
                 return
-            if time.monotonic() >= self._echo_at_s():
+            if self._outside.monotonic_s() >= self._echo_at_s():
                 await self._ask_echo(call)
             if self._nacks:
                 await call.write(feed_pb2.ListenRequest(nack=self._nacks.popleft()))
                 self._nacks_sent.set()
-            if self._is_ack_due and time.monotonic() >= self._ack_at_s():
+            if self._is_ack_due and self._outside.monotonic_s() >= self._ack_at_s():
                 await self._acknowledge(call)
 
     def _rest_s(self) -> float | None:
         until_s = min(self._echo_at_s(), self._ack_at_s()) if self._is_ack_due else self._echo_at_s()
-        return None if until_s == math.inf else max(0.0, until_s - time.monotonic())
+        return None if until_s == math.inf else max(0.0, until_s - self._outside.monotonic_s())
 
     def _echo_at_s(self) -> float:
         if self._follower.is_echo_under_way:
@@ -220,9 +220,9 @@ class Stream:
         return 0.0 if self._is_ack_urgent else self._acked_at_s + self._pace.ack_every_s
 
     async def _ask_echo(self, call: Any) -> None:
-        nonce, now_ns = secrets.token_bytes(NONCE_BYTES), boottime_ns()
+        nonce, now_ns = self._outside.random_bytes(NONCE_BYTES), self._outside.boottime_ns()
         self._follower.ask_echo(nonce, now_ns)
-        self._echoed_at_s = time.monotonic()
+        self._echoed_at_s = self._outside.monotonic_s()
         await call.write(feed_pb2.ListenRequest(echo=feed_pb2.Echo(nonce=nonce, verifier_clock_ns=now_ns)))
 
     async def _acknowledge(self, call: Any) -> None:
@@ -236,5 +236,5 @@ class Stream:
             self._is_ack_urgent = self._is_ack_urgent or is_urgent
             self._trouble(f"cannot keep what was applied: {bad}")
             return
-        self._acked_at_s = time.monotonic()
+        self._acked_at_s = self._outside.monotonic_s()
         await call.write(feed_pb2.ListenRequest(ack=feed_pb2.Ack(head=mark.head, incarnation=mark.incarnation)))

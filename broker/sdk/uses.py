@@ -12,7 +12,7 @@ from typing import Self
 
 from broker.errors import Rejected, Stale
 from broker.sdk.following import NEVER_NS, Trusted
-from broker.sdk.stream import boottime_ns
+from broker.sdk.outside import OUTSIDE, Outside
 from broker.token.claims import Claims
 
 log = logging.getLogger("broker.sdk")
@@ -114,8 +114,9 @@ class Use:
 class Uses:
     """All uses of one verifier. Judged anew by `recheck` after each frame, and by a timer at the nearest end."""
 
-    def __init__(self, verify: Verify, state: Callable[[], Trusted]) -> None:
+    def __init__(self, verify: Verify, state: Callable[[], Trusted], outside: Outside = OUTSIDE) -> None:
         self.verify = verify
+        self._outside = outside
         self._state = state
         self._held: set[Use] = set()
         self._nearest_exp_s: int | None = None
@@ -242,7 +243,7 @@ class Uses:
     def _left_s(self) -> float:
         """Return the time until some use must end, as far as is known."""
         state = self._state()
-        now_ns = boottime_ns()
+        now_ns = self._outside.boottime_ns()
         left_s = (state.accept_until_ns - now_ns) / NS_PER_S if state.accept_until_ns != NEVER_NS else 0.0
         if state.time is not None and self._nearest_exp_s is not None:
             left_s = min(left_s, self._nearest_exp_s - state.time.latest_ms(now_ns) / MS_PER_S)

@@ -15,7 +15,7 @@ from broker.sdk.following import Follower, Step, Trusted, nothing_trusted
 from broker.sdk.forking import follow_forks
 from broker.sdk.identity import Identity, endpoint_list
 from broker.sdk.remembered import Remembered
-from broker.sdk.stream import Pace, boottime_ns
+from broker.sdk.stream import Pace
 from broker.sdk.uses import NS_PER_S, Proof, Use, Uses
 from broker.token.keys import RealmTrust, parse_trust
 from broker.token.lease import BrokerTime
@@ -98,6 +98,7 @@ class Verifier:
         cached_tokens: int = MAX_CACHED_TOKENS,
     ) -> None:
         self._connection = connection
+        self._boottime_ns = connection.outside.boottime_ns
         self._trust = trust
         self._remembered = remembered
         self._max_lease_ms = None if max_lease_s is None else int(max_lease_s * 1000)
@@ -105,7 +106,7 @@ class Verifier:
         mark = remembered.load() if remembered is not None else None
         self._follower = Follower(trust, mark=mark, max_lease_ms=self._max_lease_ms)
         self._feed = Feed(connection, self._follower, remembered, self._on_step)
-        self._uses = Uses(self.verify, lambda: self._follower.state)
+        self._uses = Uses(self.verify, lambda: self._follower.state, connection.outside)
         self._young: dict[str, _Seen] = {}
         self._old: dict[str, _Seen] = {}
         self._changed = threading.Condition()
@@ -194,7 +195,7 @@ class Verifier:
         generation = state.matcher.generation
         compared_with = (state.epoch, generation)
         dead = None if asked.alive_at == compared_with else _death(asked, seen.signed, state)
-        now_ns = boottime_ns()
+        now_ns = self._boottime_ns()
         check_use(
             seen.signed,
             model,
@@ -230,7 +231,7 @@ class Verifier:
             head=state.head,
             revocations=len(state.matcher),
             keys=len(state.keys),
-            fresh_for_s=max(0.0, (state.accept_until_ns - boottime_ns()) / NS_PER_S),
+            fresh_for_s=max(0.0, (state.accept_until_ns - self._boottime_ns()) / NS_PER_S),
             uses=len(self._uses),
             endpoint=self._feed.endpoint,
             problem=self._feed.problem,
@@ -295,7 +296,7 @@ class Verifier:
                 seen = _Seen(check_signature(token, state.keys))
             except Untrusted as unknown:
                 # A verifier that hears nothing may not know the newest key: no reason to blame the token.
-                if boottime_ns() > state.accept_until_ns:
+                if self._boottime_ns() > state.accept_until_ns:
                     raise self._stale() from unknown
                 raise
         # Two halves instead of a list by age: one look-up in the common case, and no lock.

@@ -16,7 +16,8 @@ from broker.errors import (
     WrongRealm,
 )
 from broker.sdk.feed import Connection
-from broker.sdk.stream import Pace, boottime_ns
+from broker.sdk.outside import boottime_ns
+from broker.sdk.stream import Pace
 from broker.sdk.uses import Proof
 from broker.sdk.verifier import MAX_MODELS_PER_TOKEN, Verifier
 from broker.token.keys import Purpose, TrustedKey
