@@ -70,7 +70,8 @@ class FeedHub:
         self._policies = policies
         self._clock = clock
         self._meter = meter
-        self._subscribers: dict[str, set[Subscriber]] = {}
+        # In the order of joining, so that a run of the simulation can be repeated.
+        self._subscribers: dict[str, dict[Subscriber, None]] = {}
         self._wake = asyncio.Event()
         self._published = asyncio.Condition()
         # The publisher is owned by this one thread.
@@ -111,12 +112,12 @@ class FeedHub:
     def subscribe(self, realm: str, listener: Listener) -> Subscriber:
         """Register a stream; from now on it gets every frame of its realm."""
         subscriber = Subscriber(realm, listener)
-        self._subscribers.setdefault(realm, set()).add(subscriber)
+        self._subscribers.setdefault(realm, {})[subscriber] = None
         return subscriber
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """Forget a stream."""
-        self._subscribers.get(subscriber.realm, set()).discard(subscriber)
+        self._subscribers.get(subscriber.realm, {}).pop(subscriber, None)
 
     async def until_complete(
         self, index: int, selector: Selector, committed_ns: int, lease_ms: int
