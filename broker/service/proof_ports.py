@@ -1,4 +1,4 @@
-"""What proving a revocation needs of the store: completions, drills, and who ever listened; the contract of its suite."""
+"""What proving a revocation needs of the store: completions, drills, and who ever listened."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
