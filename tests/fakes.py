@@ -1,0 +1,374 @@
+"""A store in memory that keeps the promises of Ledger, Proofs and Roster, for the simulation and the contract suites."""
+
+import copy
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import assert_never
+
+from broker.errors import (
+    Blocked,
+    Defect,
+    Failure,
+    NotFound,
+    PolicyMoved,
+    RequestReused,
+    RunEnded,
+    StoreCorrupt,
+    StoreUnavailable,
+)
+from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry
+from broker.service.ports import (
+    Appended,
+    BlockIsSet,
+    BlockLifted,
+    CertificateAdded,
+    CertificateRecord,
+    Changes,
+    Clock,
+    Effect,
+    Guard,
+    Head,
+    KeyIsTrusted,
+    PolicyRecord,
+    PolicyReplaced,
+    RevocationAdded,
+    RevocationRecord,
+    RunIsOpen,
+    RunKept,
+    RunOpened,
+    RunRecord,
+    TokensRevoked,
+    Write,
+)
+from broker.service.proof_ports import (
+    Completed,
+    CompletionAwaited,
+    CompletionIsDue,
+    CompletionRecord,
+    DrillRecord,
+    DrillRecorded,
+    DrillsScheduled,
+    Sighting,
+    VerifierForgotten,
+)
+from broker.token.revocation import Dimension, Selector
+
+KEEP_REQUESTS = timedelta(days=8)
+_RUN_SHAPE = {Dimension.RUN, Dimension.REALM, Dimension.PARTNER}
+
+
+@dataclass(slots=True)
+class Disk:
+    """What outlives a broker. Several may use one; a backup is a copy."""
+
+    incarnation: str
+    entries: list[bytes] = field(default_factory=list)
+    version: int = 0
+    policies: list[tuple[int, PolicyReplaced]] = field(default_factory=list)
+    blocks: dict[Selector, int] = field(default_factory=dict)
+    revocations: dict[int, RevocationRecord] = field(default_factory=dict)
+    certificates: dict[tuple[int, str], CertificateRecord] = field(default_factory=dict)
+    runs: dict[str, RunRecord] = field(default_factory=dict)
+    requests: dict[tuple[str, str], tuple[bytes, range, datetime]] = field(default_factory=dict)
+    completions: dict[int, CompletionRecord] = field(default_factory=dict)
+    drills: list[DrillRecord] = field(default_factory=list)
+    schedules: dict[str, int] = field(default_factory=dict)
+    sightings: dict[tuple[str, str], Sighting] = field(default_factory=dict)
+
+    @classmethod
+    def new(cls, incarnation: str, at: datetime) -> "Disk":
+        """Make an empty ledger, whose first entry names its incarnation."""
+        entry = Entry(0, Kind.LEDGER_CREATED, at, "broker", {"incarnation": incarnation})
+        return cls(incarnation, [encode_entry(entry)])
+
+    def backup(self) -> "Disk":
+        """Return a copy of what is there now."""
+        shallow = copy.copy(self)
+        for name in (
+            "entries", "policies", "blocks", "revocations", "certificates", "runs", "requests", "completions", "drills",
+            "schedules", "sightings",
+        ):  # fmt: skip
+            setattr(shallow, name, copy.copy(getattr(self, name)))
+        return shallow
+
+    @property
+    def head(self) -> Head:
+        """Where it is."""
+        return Head(self.incarnation, len(self.entries), self.version)
+
+    def append(self, write: Write, at: datetime) -> Appended:
+        """Do `write` or nothing of it. Raises as `Ledger.append`."""
+        request = write.request
+        if request is not None:
+            known = self.requests.get((request.principal, request.request_id))
+            if known is not None:
+                if known[0] != request.digest:
+                    raise RequestReused(f"request_id {request.request_id} was used for something else")
+                return Appended(known[1], True, self.version)
+        if write.expecting is not None and write.expecting != self.version:
+            raise PolicyMoved(f"the policy is at version {self.version}, not {write.expecting}")
+        for guard in write.guards:
+            self._check(guard)
+        first = len(self.entries)
+        try:
+            entries = [draft(first + offset) for offset, draft in enumerate(write.drafts)]
+        except Failure:
+            raise
+        except Exception as problem:
+            raise Defect(f"a write failed by a defect ({type(problem).__name__})") from problem
+        self.entries += entries
+        indices = range(first, len(self.entries))
+        for effect in write.effects:
+            self.version += self._apply(effect, indices)
+        if request is not None:
+            self.requests[request.principal, request.request_id] = (request.digest, indices, at)
+        return Appended(indices, False, self.version)
+
+    def _check(self, guard: Guard) -> None:
+        match guard:
+            case RunIsOpen(run, partner, realm, at):
+                record = self.runs.get(run)
+                if record is None or record.partner != partner or record.realm != realm:
+                    raise NotFound(f"there is no run {run} of yours in this realm")
+                if record.is_closed or record.lease_ends_at <= at:
+                    raise RunEnded(f"run {run} is over")
+            case BlockIsSet(selector):
+                if selector not in self.blocks:
+                    raise NotFound(f"there is no block on {selector}")
+            case KeyIsTrusted(kid):
+                if any(one.selector == Selector.of(key=kid) for one in self.revocations.values()):
+                    raise Blocked("the key that signed the first answer is revoked")
+            case CompletionIsDue(revocation):
+                due = self.completions.get(revocation)
+                if due is None or due.entry is not None:
+                    raise NotFound(f"the revocation at {revocation} waits for no completion")
+            case _:
+                assert_never(guard)
+
+    def _apply(self, effect: Effect, indices: range) -> bool:
+        """Change the state; return whether the policy version moves."""
+        first = indices.start
+        match effect:
+            case PolicyReplaced():
+                self.policies.append((first, effect))
+                return True
+            case RevocationAdded():
+                return self._revoke(effect, first)
+            case TokensRevoked(selectors, reason, by, at, keep_until):
+                for index, selector in zip(indices, selectors, strict=True):
+                    self.revocations[index] = RevocationRecord(index, selector, reason, by, at, keep_until)
+            case BlockLifted(selector):
+                self.blocks.pop(selector, None)
+                return True
+            case RunOpened(run):
+                self.runs[run.id] = run
+            case RunKept(run_id, ends_at):
+                run = self.runs[run_id]
+                self.runs[run_id] = replace(run, lease_ends_at=max(run.lease_ends_at, ends_at))
+            case CertificateAdded(realm, purpose, kid, certificate, expires_at):
+                self.certificates[first, kid] = CertificateRecord(first, realm, purpose, kid, certificate, expires_at)
+            case CompletionAwaited(realms, lease_ms):
+                last = indices.stop - 1
+                self.completions[last] = CompletionRecord(last, first, realms, lease_ms, None, None)
+            case Completed(revocation, document):
+                kept = zlib.decompress(zlib.compress(document))
+                self.completions[revocation] = replace(self.completions[revocation], entry=first, document=kept)
+            case VerifierForgotten(verifier, realm):
+                self.sightings.pop((realm, verifier), None)
+            case DrillRecorded(realm, document):
+                self.drills.append(DrillRecord(first, realm, document))
+            case DrillsScheduled(realm, every_s):
+                self.schedules.pop(realm, None)
+                if every_s:
+                    self.schedules[realm] = every_s
+            case _:
+                assert_never(effect)
+        return False
+
+    def _revoke(self, effect: RevocationAdded, index: int) -> bool:
+        selector = effect.selector
+        self.revocations[index] = RevocationRecord(
+            index, selector, effect.reason, effect.by, effect.at, effect.keep_until
+        )
+        if effect.blocks:
+            self.blocks[selector] = index
+        run = self.runs.get(selector.get(Dimension.RUN) or "")
+        if run is not None and set(selector.dimensions) <= _RUN_SHAPE:
+            named = (selector.get(Dimension.REALM) or run.realm, selector.get(Dimension.PARTNER) or run.partner)
+            if named == (run.realm, run.partner):
+                self.runs[run.id] = replace(run, is_closed=True)
+        return effect.blocks or selector.is_absolute
+
+    def changes(self, after: int, now: datetime) -> Changes:
+        """Return one consistent view of what came at index >= `after`."""
+        return Changes(
+            self.head,
+            [one for one in self._from(after) if one.keep_until > now],
+            [
+                one
+                for _, one in sorted(self.certificates.items(), key=lambda item: item[0])
+                if one.index >= after and one.expires_at > now
+            ],
+        )
+
+    def _from(self, index: int) -> list[RevocationRecord]:
+        found = []
+        for at in reversed(self.revocations):
+            if at < index:
+                break
+            found.append(self.revocations[at])
+        return found[::-1]
+
+    def policy(self) -> PolicyRecord:
+        """Return the policy in force."""
+        newest = self.policies[-1][1] if self.policies else None
+        keys = (one.selector for one in self.revocations.values() if one.selector.is_absolute)
+        return PolicyRecord(
+            self.version,
+            newest.document if newest else "",
+            newest.by if newest else "",
+            newest.at if newest else None,
+            dict(self.blocks),
+            frozenset(selector.get(Dimension.KEY) or "" for selector in keys),
+        )
+
+
+class FakeLedger:
+    """One broker's way to a disk: the ports Ledger, Proofs and Roster. Safe for threads."""
+
+    def __init__(self, disk: Disk, clock: Clock, on_commit: Callable[[], None] = lambda: None) -> None:
+        self.disk = disk
+        self._clock = clock
+        self._on_commit = on_commit
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def append(self, write: Write) -> "Future[Appended]":
+        """As the port says."""
+        future: Future[Appended] = Future()
+        try:
+            with self._lock:
+                self._must_be_open()
+                appended = self.disk.append(write, self._clock.now())
+        except Failure as failure:
+            future.set_exception(failure)
+        else:
+            if write.effects and not appended.is_repeat:
+                self._on_commit()
+            future.set_result(appended)
+        return future
+
+    def head(self) -> Head:
+        """As the port says."""
+        return self.disk.head
+
+    def entries(self, start: int, stop: int) -> Sequence[bytes]:
+        """As the port says."""
+        return self.disk.entries[max(0, start) : max(0, stop)]
+
+    def changes(self, after: int, *, now: datetime) -> Changes:
+        """As the port says."""
+        with self._lock:
+            return self.disk.changes(after, now)
+
+    def policy(self) -> PolicyRecord:
+        """As the port says."""
+        with self._lock:
+            return self.disk.policy()
+
+    def version_applied_at(self, index: int) -> int:
+        """As the port says."""
+        moved = 0
+        if not any(at == index for at, _ in self.disk.policies):
+            raise StoreCorrupt(f"entry {index} applied no policy")
+        for at, data in enumerate(self.disk.entries[: index + 1]):
+            moved += _moves_version(data, at)
+        return moved
+
+    def run(self, run: str) -> RunRecord | None:
+        """As the port says."""
+        return self.disk.runs.get(run)
+
+    def runs(self, partner: str | None, limit: int) -> Sequence[RunRecord]:
+        """As the port says."""
+        newest = sorted(self.disk.runs.values(), key=lambda run: (-run.opened_at.timestamp(), run.id))
+        return [run for run in newest if partner in (None, run.partner)][:limit]
+
+    def revocations(self, after: int, limit: int) -> Sequence[RevocationRecord]:
+        """As the port says."""
+        with self._lock:
+            return [one for at, one in sorted(self.disk.revocations.items()) if at > after][:limit]
+
+    def prune(self, now: datetime) -> int:
+        """As the port says."""
+        disk = self.disk
+        with self._lock:
+            before = len(disk.revocations) + len(disk.certificates) + len(disk.requests)
+            disk.revocations = {at: one for at, one in disk.revocations.items() if one.keep_until > now}
+            disk.certificates = {at: one for at, one in disk.certificates.items() if one.expires_at > now}
+            disk.requests = {at: one for at, one in disk.requests.items() if one[2] > now - KEEP_REQUESTS}
+            return before - len(disk.revocations) - len(disk.certificates) - len(disk.requests)
+
+    def wall_clock(self) -> datetime | None:
+        """As the port says."""
+        return None
+
+    def close(self) -> None:
+        """As the port says."""
+        self._is_closed = True
+
+    def completion(self, revocation: int) -> CompletionRecord | None:
+        """As the port says."""
+        return self.disk.completions.get(revocation)
+
+    def awaited(self) -> Sequence[CompletionRecord]:
+        """As the port says."""
+        return [one for _, one in sorted(self.disk.completions.items()) if one.entry is None]
+
+    def drills(self, realm: str | None, limit: int) -> Sequence[DrillRecord]:
+        """As the port says."""
+        return [drill for drill in reversed(self.disk.drills) if realm in (None, drill.realm)][:limit]
+
+    def drill_schedules(self) -> Sequence[tuple[str, int]]:
+        """As the port says."""
+        return sorted(self.disk.schedules.items())
+
+    def minted(self, containing: Sequence[bytes], *, since: datetime) -> Iterator[bytes]:
+        """As the port says."""
+        for data in tuple(self.disk.entries):
+            if all(part in data for part in containing):
+                entry = decode_entry(data)
+                if entry.kind is Kind.TOKEN_MINTED and entry.at >= since:
+                    yield data
+
+    def note(self, sightings: Sequence[Sighting]) -> None:
+        """As the port says."""
+        with self._lock:
+            self._must_be_open()
+            for one in sightings:
+                before = self.disk.sightings.get((one.realm, one.verifier))
+                if before is not None and before.seen_at > one.seen_at:
+                    kept = replace(before, head=max(before.head, one.head))
+                else:
+                    kept = one if before is None else replace(one, head=max(before.head, one.head))
+                self.disk.sightings[one.realm, one.verifier] = kept
+
+    def known(self, realm: str | None) -> Sequence[Sighting]:
+        """As the port says."""
+        with self._lock:
+            return [one for at, one in sorted(self.disk.sightings.items()) if realm in (None, at[0])]
+
+    def _must_be_open(self) -> None:
+        if self._is_closed:
+            raise StoreUnavailable("the store is closed")
+
+
+def _moves_version(data: bytes, index: int) -> bool:
+    entry = decode_entry(data)
+    if index and entry.kind in (Kind.POLICY_APPLIED, Kind.REINSTATED):
+        return True
+    return entry.kind is Kind.REVOKED and bool(entry.body.get("blocks"))
