@@ -10,7 +10,18 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from broker.adapters.policy_yaml import Path, read_yaml, shown, unusable
 from broker.domain.asking import UNRECOGNISED
-from broker.domain.policy import Environment, Grant, Limits, Partner, Policy, Principal, Realm, Role
+from broker.domain.policy import (
+    CANARY_MODEL,
+    CANARY_PARTNER,
+    Environment,
+    Grant,
+    Limits,
+    Partner,
+    Policy,
+    Principal,
+    Realm,
+    Role,
+)
 from broker.errors import Invalid
 from broker.token.claims import ISSUER, MAX_LABELS
 from broker.token.identifiers import bare_name, identifier, model_name, principal_uri
@@ -194,6 +205,9 @@ def _meaning_problems(form: PolicyForm) -> Iterator[tuple[Path, str]]:
         yield from _grant_problems(form, grant, ("grants", position))
     yield from _repeats(((("grants", n, "id"), grant.id) for n, grant in enumerate(form.grants)), "a grant id")
     yield from _repeats(((("models", n), model) for n, model in enumerate(form.models)), "a model")
+    for position, model in enumerate(form.models):
+        if bare_name(model) == CANARY_MODEL:
+            yield ("models", position), "is kept for drills; choose another name"
     yield from _principal_problems(form)
 
 
@@ -223,6 +237,8 @@ def _partner_problems(form: PolicyForm) -> Iterator[tuple[Path, str]]:
     places = []
     for name, partner in form.partners.items():
         at = ("partners", name)
+        if name == CANARY_PARTNER:
+            yield at, "is kept for drills; choose another name"
         users, workloads = list(enumerate(partner.users)), list(enumerate(partner.workloads))
         yield from _repeats(
             iter(

@@ -6,6 +6,10 @@ from enum import StrEnum
 
 from broker.token.identifiers import bare_name
 
+# Names of drills. No policy may define them, so no grant can cover a canary, nor a canary anything that is granted.
+CANARY_PARTNER = "broker-drill"
+CANARY_MODEL = "broker-drill-canary"
+
 
 class Role(StrEnum):
     """What a principal is."""

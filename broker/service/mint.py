@@ -209,7 +209,7 @@ class Mint:
                 allowed = verdicts[judged] = _allowed(ask, in_force, position if len(asks) > 1 else None)
             if ask.realm not in keys:
                 keys[ask.realm] = self._key(ask.realm, now)
-            claims = _claims(ask, allowed, caller, in_force.policy, now, self._new_id())
+            claims = claims_for(ask, allowed, caller.principal, in_force.policy, now, self._new_id())
             slips.append(_Slip(claims, allowed.grant, keys[ask.realm]))
         too_many = over_limit([slip.grant for slip in slips], in_force.policy)
         if too_many is not None:
@@ -285,7 +285,8 @@ _REFUSALS: Mapping[str, Callable[..., Failure]] = {
 }
 
 
-def _claims(ask: Ask, allowed: Allowed, caller: Caller, policy: Policy, now: datetime, token_id: str) -> Claims:
+def claims_for(ask: Ask, allowed: Allowed, client: str, policy: Policy, now: datetime, token_id: str) -> Claims:
+    """Return what a token says, but for its index, that `client` asked for and was allowed."""
     realm = policy.realms[ask.realm]
     issued = int(now.timestamp())
     kind, name = ("user", ask.user) if ask.user is not None else ("workload", ask.workload)
@@ -293,7 +294,7 @@ def _claims(ask: Ask, allowed: Allowed, caller: Caller, policy: Policy, now: dat
         iss=realm.issuer,
         sub=f"{ask.partner}/{kind}/{name}",
         aud=realm.audience,
-        client_id=caller.principal,
+        client_id=client,
         iat=issued,
         nbf=issued - NOT_BEFORE_MARGIN_S,
         exp=issued + allowed.ttl_s,
