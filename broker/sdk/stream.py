@@ -22,6 +22,8 @@ EOF: Any = vars(grpc.aio)["EOF"]  # the stubs lack it
 log = logging.getLogger("broker.sdk")
 
 LISTEN = "/broker.v1.FeedService/Listen"
+# What the broker may send besides frames and echoes.
+SPEAKS = ("probe", "survey")
 NONCE_BYTES = 16
 MAX_DETAIL_CHARS = 200
 MAX_PATIENCE_MS = 60_000
@@ -184,7 +186,9 @@ class Stream:
 
     async def _write(self, call: Any, realm: str) -> None:
         mark = self._follower.mark
-        hello = feed_pb2.Hello(realm=realm, version=sdk_version(), incarnation=mark.incarnation, head=mark.head)
+        hello = feed_pb2.Hello(
+            realm=realm, version=sdk_version(), incarnation=mark.incarnation, head=mark.head, speaks=SPEAKS
+        )
         await call.write(feed_pb2.ListenRequest(hello=hello))
         await self._ask_echo(call)
         while True:

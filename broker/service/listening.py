@@ -22,6 +22,9 @@ class Listener:
     left_ns: int | None = None
     gave_up_ns: int | None = None
     last_nack: str = ""
+    # By its own word, bounded by what can be: the uses that run, and until when it may accept on what it has.
+    uses: int = 0
+    fresh_until_ns: int | None = None
 
     def holds_until_ns(self, now_ns: int) -> int:
         """Return the last instant at which it can hold a lease: the latest frame it can have, and a lease."""

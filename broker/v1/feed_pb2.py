@@ -24,51 +24,51 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x62roker/v1/feed.proto\x12\tbroker.v1\"\x95\x02\n\rListenRequest\x12!\n\x05hello\x18\x01 \x01(\x0b\x32\x10.broker.v1.HelloH\x00\x12\x1f\n\x04\x65\x63ho\x18\x02 \x01(\x0b\x32\x0f.broker.v1.EchoH\x00\x12\x1d\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x0e.broker.v1.AckH\x00\x12\x1f\n\x04nack\x18\x04 \x01(\x0b\x32\x0f.broker.v1.NackH\x00\x12!\n\x05leave\x18\x05 \x01(\x0b\x32\x10.broker.v1.LeaveH\x00\x12\'\n\x05probe\x18\x06 \x01(\x0b\x32\x16.broker.v1.ProbeReportH\x00\x12)\n\x06survey\x18\x07 \x01(\x0b\x32\x17.broker.v1.SurveyReportH\x00\x42\t\n\x07message\"\x07\n\x05Leave\"J\n\x05Hello\x12\r\n\x05realm\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\t\x12\x0c\n\x04head\x18\x04 \x01(\x04\"0\n\x04\x45\x63ho\x12\r\n\x05nonce\x18\x01 \x01(\x0c\x12\x19\n\x11verifier_clock_ns\x18\x02 \x01(\x04\"m\n\x03\x41\x63k\x12\x0c\n\x04head\x18\x01 \x01(\x04\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0c\n\x04uses\x18\x03 \x01(\r\x12\x14\n\x0c\x66resh_for_ms\x18\x04 \x01(\r\x12\x1f\n\x04\x63uts\x18\x05 \x03(\x0b\x32\x11.broker.v1.UseCut\"%\n\x06UseCut\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04uses\x18\x02 \x01(\r\"9\n\x0bProbeReport\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07verdict\x18\x02 \x01(\t\x12\r\n\x05\x65nded\x18\x03 \x01(\x08\"(\n\x0cSurveyReport\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04uses\x18\x02 \x01(\r\"4\n\x04Nack\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12\x0c\n\x04head\x18\x03 \x01(\x04\"\xb3\x01\n\x0eListenResponse\x12\'\n\x05\x66rame\x18\x01 \x01(\x0b\x32\x16.broker.v1.SignedFrameH\x00\x12%\n\x04\x65\x63ho\x18\x02 \x01(\x0b\x32\x15.broker.v1.SignedEchoH\x00\x12!\n\x05probe\x18\x03 \x01(\x0b\x32\x10.broker.v1.ProbeH\x00\x12#\n\x06survey\x18\x04 \x01(\x0b\x32\x11.broker.v1.SurveyH\x00\x42\t\n\x07message\"B\n\x05Probe\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07hold_ms\x18\x04 \x01(\r\"N\n\x06Survey\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\ndimensions\x18\x02 \x03(\x0e\x32\x14.broker.v1.Dimension\x12\x0e\n\x06values\x18\x03 \x03(\t\"C\n\x0bSignedFrame\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x03 \x01(\t\"B\n\nSignedEcho\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x03 \x01(\t\"|\n\x08\x45\x63hoBody\x12\r\n\x05realm\x18\x01 \x01(\t\x12\x0c\n\x04\x62oot\x18\x02 \x01(\t\x12\r\n\x05nonce\x18\x03 \x01(\x0c\x12\x19\n\x11verifier_clock_ns\x18\x04 \x01(\x04\x12\x17\n\x0f\x62roker_clock_ns\x18\x05 \x01(\x04\x12\x10\n\x08verifier\x18\x06 \x01(\t\"\xac\x02\n\tFrameBody\x12\r\n\x05realm\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0c\n\x04\x62oot\x18\x03 \x01(\t\x12\"\n\x04kind\x18\x04 \x01(\x0e\x32\x14.broker.v1.FrameKind\x12\x15\n\rprevious_head\x18\x05 \x01(\x04\x12\x0c\n\x04head\x18\x06 \x01(\x04\x12\x10\n\x08\x61s_of_ns\x18\x07 \x01(\x04\x12\x0f\n\x07wall_ms\x18\x08 \x01(\x03\x12\x10\n\x08lease_ms\x18\t \x01(\r\x12\x14\n\x0cheartbeat_ms\x18\n \x01(\r\x12.\n\x0brevocations\x18\x0b \x03(\x0b\x32\x19.broker.v1.FeedRevocation\x12\x0c\n\x04keys\x18\x0c \x03(\t\x12\x0c\n\x04part\x18\r \x01(\r\x12\r\n\x05parts\x18\x0e \x01(\r\"i\n\x0e\x46\x65\x65\x64Revocation\x12\r\n\x05index\x18\x01 \x01(\x04\x12(\n\ndimensions\x18\x02 \x03(\x0e\x32\x14.broker.v1.Dimension\x12\x0e\n\x06values\x18\x03 \x03(\t\x12\x0e\n\x06keep_s\x18\x04 \x01(\r*V\n\tFrameKind\x12\x1a\n\x16\x46RAME_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x46RAME_KIND_SNAPSHOT\x10\x01\x12\x14\n\x10\x46RAME_KIND_DELTA\x10\x02*\xa8\x02\n\tDimension\x12\x19\n\x15\x44IMENSION_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44IMENSION_REALM\x10\x01\x12\x15\n\x11\x44IMENSION_PARTNER\x10\x02\x12\x12\n\x0e\x44IMENSION_USER\x10\x03\x12\x16\n\x12\x44IMENSION_WORKLOAD\x10\x04\x12\x19\n\x15\x44IMENSION_ENVIRONMENT\x10\x05\x12\x13\n\x0f\x44IMENSION_MODEL\x10\x06\x12\x11\n\rDIMENSION_RUN\x10\x07\x12\x12\n\x0e\x44IMENSION_TEST\x10\x08\x12\x13\n\x0f\x44IMENSION_TOKEN\x10\t\x12\x14\n\x10\x44IMENSION_PARENT\x10\n\x12\x11\n\rDIMENSION_KEY\x10\x0b\x12\x13\n\x0f\x44IMENSION_LABEL\x10\x0c\x32P\n\x0b\x46\x65\x65\x64Service\x12\x41\n\x06Listen\x12\x18.broker.v1.ListenRequest\x1a\x19.broker.v1.ListenResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x62roker/v1/feed.proto\x12\tbroker.v1\"\x95\x02\n\rListenRequest\x12!\n\x05hello\x18\x01 \x01(\x0b\x32\x10.broker.v1.HelloH\x00\x12\x1f\n\x04\x65\x63ho\x18\x02 \x01(\x0b\x32\x0f.broker.v1.EchoH\x00\x12\x1d\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x0e.broker.v1.AckH\x00\x12\x1f\n\x04nack\x18\x04 \x01(\x0b\x32\x0f.broker.v1.NackH\x00\x12!\n\x05leave\x18\x05 \x01(\x0b\x32\x10.broker.v1.LeaveH\x00\x12\'\n\x05probe\x18\x06 \x01(\x0b\x32\x16.broker.v1.ProbeReportH\x00\x12)\n\x06survey\x18\x07 \x01(\x0b\x32\x17.broker.v1.SurveyReportH\x00\x42\t\n\x07message\"\x07\n\x05Leave\"Z\n\x05Hello\x12\r\n\x05realm\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\t\x12\x0c\n\x04head\x18\x04 \x01(\x04\x12\x0e\n\x06speaks\x18\x05 \x03(\t\"0\n\x04\x45\x63ho\x12\r\n\x05nonce\x18\x01 \x01(\x0c\x12\x19\n\x11verifier_clock_ns\x18\x02 \x01(\x04\"m\n\x03\x41\x63k\x12\x0c\n\x04head\x18\x01 \x01(\x04\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0c\n\x04uses\x18\x03 \x01(\r\x12\x14\n\x0c\x66resh_for_ms\x18\x04 \x01(\r\x12\x1f\n\x04\x63uts\x18\x05 \x03(\x0b\x32\x11.broker.v1.UseCut\"%\n\x06UseCut\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04uses\x18\x02 \x01(\r\"9\n\x0bProbeReport\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07verdict\x18\x02 \x01(\t\x12\r\n\x05\x65nded\x18\x03 \x01(\x08\"(\n\x0cSurveyReport\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04uses\x18\x02 \x01(\r\"4\n\x04Nack\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12\x0c\n\x04head\x18\x03 \x01(\x04\"\xb3\x01\n\x0eListenResponse\x12\'\n\x05\x66rame\x18\x01 \x01(\x0b\x32\x16.broker.v1.SignedFrameH\x00\x12%\n\x04\x65\x63ho\x18\x02 \x01(\x0b\x32\x15.broker.v1.SignedEchoH\x00\x12!\n\x05probe\x18\x03 \x01(\x0b\x32\x10.broker.v1.ProbeH\x00\x12#\n\x06survey\x18\x04 \x01(\x0b\x32\x11.broker.v1.SurveyH\x00\x42\t\n\x07message\"B\n\x05Probe\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07hold_ms\x18\x04 \x01(\r\"N\n\x06Survey\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\ndimensions\x18\x02 \x03(\x0e\x32\x14.broker.v1.Dimension\x12\x0e\n\x06values\x18\x03 \x03(\t\"C\n\x0bSignedFrame\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x03 \x01(\t\"B\n\nSignedEcho\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x03 \x01(\t\"|\n\x08\x45\x63hoBody\x12\r\n\x05realm\x18\x01 \x01(\t\x12\x0c\n\x04\x62oot\x18\x02 \x01(\t\x12\r\n\x05nonce\x18\x03 \x01(\x0c\x12\x19\n\x11verifier_clock_ns\x18\x04 \x01(\x04\x12\x17\n\x0f\x62roker_clock_ns\x18\x05 \x01(\x04\x12\x10\n\x08verifier\x18\x06 \x01(\t\"\xac\x02\n\tFrameBody\x12\r\n\x05realm\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0c\n\x04\x62oot\x18\x03 \x01(\t\x12\"\n\x04kind\x18\x04 \x01(\x0e\x32\x14.broker.v1.FrameKind\x12\x15\n\rprevious_head\x18\x05 \x01(\x04\x12\x0c\n\x04head\x18\x06 \x01(\x04\x12\x10\n\x08\x61s_of_ns\x18\x07 \x01(\x04\x12\x0f\n\x07wall_ms\x18\x08 \x01(\x03\x12\x10\n\x08lease_ms\x18\t \x01(\r\x12\x14\n\x0cheartbeat_ms\x18\n \x01(\r\x12.\n\x0brevocations\x18\x0b \x03(\x0b\x32\x19.broker.v1.FeedRevocation\x12\x0c\n\x04keys\x18\x0c \x03(\t\x12\x0c\n\x04part\x18\r \x01(\r\x12\r\n\x05parts\x18\x0e \x01(\r\"i\n\x0e\x46\x65\x65\x64Revocation\x12\r\n\x05index\x18\x01 \x01(\x04\x12(\n\ndimensions\x18\x02 \x03(\x0e\x32\x14.broker.v1.Dimension\x12\x0e\n\x06values\x18\x03 \x03(\t\x12\x0e\n\x06keep_s\x18\x04 \x01(\r*V\n\tFrameKind\x12\x1a\n\x16\x46RAME_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x46RAME_KIND_SNAPSHOT\x10\x01\x12\x14\n\x10\x46RAME_KIND_DELTA\x10\x02*\xa8\x02\n\tDimension\x12\x19\n\x15\x44IMENSION_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44IMENSION_REALM\x10\x01\x12\x15\n\x11\x44IMENSION_PARTNER\x10\x02\x12\x12\n\x0e\x44IMENSION_USER\x10\x03\x12\x16\n\x12\x44IMENSION_WORKLOAD\x10\x04\x12\x19\n\x15\x44IMENSION_ENVIRONMENT\x10\x05\x12\x13\n\x0f\x44IMENSION_MODEL\x10\x06\x12\x11\n\rDIMENSION_RUN\x10\x07\x12\x12\n\x0e\x44IMENSION_TEST\x10\x08\x12\x13\n\x0f\x44IMENSION_TOKEN\x10\t\x12\x14\n\x10\x44IMENSION_PARENT\x10\n\x12\x11\n\rDIMENSION_KEY\x10\x0b\x12\x13\n\x0f\x44IMENSION_LABEL\x10\x0c\x32P\n\x0b\x46\x65\x65\x64Service\x12\x41\n\x06Listen\x12\x18.broker.v1.ListenRequest\x1a\x19.broker.v1.ListenResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'broker.v1.feed_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FRAMEKIND']._serialized_start=1758
-  _globals['_FRAMEKIND']._serialized_end=1844
-  _globals['_DIMENSION']._serialized_start=1847
-  _globals['_DIMENSION']._serialized_end=2143
+  _globals['_FRAMEKIND']._serialized_start=1774
+  _globals['_FRAMEKIND']._serialized_end=1860
+  _globals['_DIMENSION']._serialized_start=1863
+  _globals['_DIMENSION']._serialized_end=2159
   _globals['_LISTENREQUEST']._serialized_start=36
   _globals['_LISTENREQUEST']._serialized_end=313
   _globals['_LEAVE']._serialized_start=315
   _globals['_LEAVE']._serialized_end=322
   _globals['_HELLO']._serialized_start=324
-  _globals['_HELLO']._serialized_end=398
-  _globals['_ECHO']._serialized_start=400
-  _globals['_ECHO']._serialized_end=448
-  _globals['_ACK']._serialized_start=450
-  _globals['_ACK']._serialized_end=559
-  _globals['_USECUT']._serialized_start=561
-  _globals['_USECUT']._serialized_end=598
-  _globals['_PROBEREPORT']._serialized_start=600
-  _globals['_PROBEREPORT']._serialized_end=657
-  _globals['_SURVEYREPORT']._serialized_start=659
-  _globals['_SURVEYREPORT']._serialized_end=699
-  _globals['_NACK']._serialized_start=701
-  _globals['_NACK']._serialized_end=753
-  _globals['_LISTENRESPONSE']._serialized_start=756
-  _globals['_LISTENRESPONSE']._serialized_end=935
-  _globals['_PROBE']._serialized_start=937
-  _globals['_PROBE']._serialized_end=1003
-  _globals['_SURVEY']._serialized_start=1005
-  _globals['_SURVEY']._serialized_end=1083
-  _globals['_SIGNEDFRAME']._serialized_start=1085
-  _globals['_SIGNEDFRAME']._serialized_end=1152
-  _globals['_SIGNEDECHO']._serialized_start=1154
-  _globals['_SIGNEDECHO']._serialized_end=1220
-  _globals['_ECHOBODY']._serialized_start=1222
-  _globals['_ECHOBODY']._serialized_end=1346
-  _globals['_FRAMEBODY']._serialized_start=1349
-  _globals['_FRAMEBODY']._serialized_end=1649
-  _globals['_FEEDREVOCATION']._serialized_start=1651
-  _globals['_FEEDREVOCATION']._serialized_end=1756
-  _globals['_FEEDSERVICE']._serialized_start=2145
-  _globals['_FEEDSERVICE']._serialized_end=2225
+  _globals['_HELLO']._serialized_end=414
+  _globals['_ECHO']._serialized_start=416
+  _globals['_ECHO']._serialized_end=464
+  _globals['_ACK']._serialized_start=466
+  _globals['_ACK']._serialized_end=575
+  _globals['_USECUT']._serialized_start=577
+  _globals['_USECUT']._serialized_end=614
+  _globals['_PROBEREPORT']._serialized_start=616
+  _globals['_PROBEREPORT']._serialized_end=673
+  _globals['_SURVEYREPORT']._serialized_start=675
+  _globals['_SURVEYREPORT']._serialized_end=715
+  _globals['_NACK']._serialized_start=717
+  _globals['_NACK']._serialized_end=769
+  _globals['_LISTENRESPONSE']._serialized_start=772
+  _globals['_LISTENRESPONSE']._serialized_end=951
+  _globals['_PROBE']._serialized_start=953
+  _globals['_PROBE']._serialized_end=1019
+  _globals['_SURVEY']._serialized_start=1021
+  _globals['_SURVEY']._serialized_end=1099
+  _globals['_SIGNEDFRAME']._serialized_start=1101
+  _globals['_SIGNEDFRAME']._serialized_end=1168
+  _globals['_SIGNEDECHO']._serialized_start=1170
+  _globals['_SIGNEDECHO']._serialized_end=1236
+  _globals['_ECHOBODY']._serialized_start=1238
+  _globals['_ECHOBODY']._serialized_end=1362
+  _globals['_FRAMEBODY']._serialized_start=1365
+  _globals['_FRAMEBODY']._serialized_end=1665
+  _globals['_FEEDREVOCATION']._serialized_start=1667
+  _globals['_FEEDREVOCATION']._serialized_end=1772
+  _globals['_FEEDSERVICE']._serialized_start=2161
+  _globals['_FEEDSERVICE']._serialized_end=2241
 # @@protoc_insertion_point(module_scope)

@@ -68,16 +68,18 @@ class Leave(_message.Message):
     def __init__(self) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("realm", "version", "incarnation", "head")
+    __slots__ = ("realm", "version", "incarnation", "head", "speaks")
     REALM_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
+    SPEAKS_FIELD_NUMBER: _ClassVar[int]
     realm: str
     version: str
     incarnation: str
     head: int
-    def __init__(self, realm: _Optional[str] = ..., version: _Optional[str] = ..., incarnation: _Optional[str] = ..., head: _Optional[int] = ...) -> None: ...
+    speaks: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, realm: _Optional[str] = ..., version: _Optional[str] = ..., incarnation: _Optional[str] = ..., head: _Optional[int] = ..., speaks: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Echo(_message.Message):
     __slots__ = ("nonce", "verifier_clock_ns")
