@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -12,6 +12,8 @@ import grpc
 from grpc.aio import ServicerContext
 
 from broker.domain.policy import Role
+from broker.edge.grpc.names import Names, certificate_of
+from broker.edge.grpc.questions import MAX_USES, Questions
 from broker.errors import Failure, Forbidden, Invalid, SignerUnavailable
 from broker.service.calling import Caller
 from broker.service.listening import Listener, Listeners, Progress
@@ -27,8 +29,19 @@ log = logging.getLogger("broker.feed")
 # What one slow subscriber can cost; beyond it, the queue is dropped and a snapshot takes its place.
 MAX_QUEUED = 64
 NONCE_BYTES = 16
+# Questions that wait for one subscriber, beyond its frames.
+MAX_QUESTIONS = 8
+# Of what a verifier says, so much is read.
+MAX_CUTS = 1024
+MAX_SPOKEN = 16
+MAX_TEXT = 64
+NS_PER_MS = 1_000_000
 METER_EVERY_S = 1.0
 COALESCE_S = 0.003
+
+
+def _ignored(listener: Listener, index: int, uses: int) -> None:
+    del listener, index, uses
 
 
 @dataclass(slots=True, eq=False)
@@ -37,7 +50,10 @@ class Subscriber:
 
     realm: str
     listener: Listener
-    queue: deque[Published] = field(default_factory=deque)
+    speaks: frozenset[str] = frozenset()
+    # Frames, and questions in their order among them: a canary is judged by what was known when it was sent.
+    queue: deque[Published | bytes] = field(default_factory=deque)
+    questions: int = 0
     echoes: deque[feed_pb2.Echo] = field(default_factory=deque)
     # The head that the verifier is at when it has read all that was sent; None: it needs a snapshot.
     position: int | None = None
@@ -46,12 +62,39 @@ class Subscriber:
     def offer(self, published: Published) -> bool:
         """Queue a frame; return False when the queue was dropped instead."""
         self.has_work.set()
-        if len(self.queue) >= MAX_QUEUED:
-            self.queue.clear()
+        if len(self.queue) - self.questions >= MAX_QUEUED:
+            self.drop_frames()
             self.position = None
             return False
         self.queue.append(published)
         return True
+
+    def ask(self, message: bytes) -> bool:
+        """Queue a question behind the frames; return False when too many wait."""
+        if self.questions >= MAX_QUESTIONS:
+            return False
+        self.questions += 1
+        self.queue.append(message)
+        self.has_work.set()
+        return True
+
+    def drop_frames(self) -> None:
+        """Drop the frames that a snapshot will replace. Questions stay."""
+        self.queue = deque(message for message in self.queue if isinstance(message, bytes))
+
+    def next_message(self) -> bytes | None:
+        """Take the first of the queue; return what to send of it, if anything."""
+        queued = self.queue.popleft()
+        if isinstance(queued, bytes):
+            self.questions -= 1
+            return queued
+        if self.position is None or queued.previous_head > self.position:
+            self.position = None
+            return None
+        if queued.previous_head < self.position:
+            return None
+        self.position = queued.head
+        return queued.message
 
 
 class FeedHub:
@@ -72,6 +115,13 @@ class FeedHub:
         self._meter = meter
         # In the order of joining, so that a run of the simulation can be repeated.
         self._subscribers: dict[str, dict[Subscriber, None]] = {}
+        self.names = Names()
+        self.questions = Questions(self.live)
+        self.survey = self.questions.survey
+        self.on_cuts: Callable[[Listener, int, int], None] = _ignored
+        """Called in the loop with a listener, the index of a revocation, and how many of its uses that cut."""
+        self.on_coming_or_going: Callable[[], None] = lambda: None
+        """Called in the loop after a stream began or ended."""
         self._wake = asyncio.Event()
         self._published = asyncio.Condition()
         # The publisher is owned by this one thread.
@@ -109,9 +159,15 @@ class FeedHub:
         messages, head = await self._loop.run_in_executor(self._thread, self.publisher.snapshot, realm)
         return list(messages), head
 
-    def subscribe(self, realm: str, listener: Listener) -> Subscriber:
+    def live(self, realm: str | None = None) -> Iterator[Subscriber]:
+        """Return the streams that are open now, of one realm or of all."""
+        for name, subscribers in tuple(self._subscribers.items()):
+            if realm in (None, name):
+                yield from tuple(subscribers)
+
+    def subscribe(self, realm: str, listener: Listener, speaks: frozenset[str] = frozenset()) -> Subscriber:
         """Register a stream; from now on it gets every frame of its realm."""
-        subscriber = Subscriber(realm, listener)
+        subscriber = Subscriber(realm, listener, speaks)
         self._subscribers.setdefault(realm, {})[subscriber] = None
         return subscriber
 
@@ -198,9 +254,15 @@ class FeedService:
     """Serves one stream for each verifier. Messages go out as the bytes that were made once for all."""
 
     def __init__(
-        self, hub: FeedHub, policies: Policies, clock: Clock, caller: Callable[[ServicerContext], Caller]
+        self,
+        hub: FeedHub,
+        policies: Policies,
+        clock: Clock,
+        caller: Callable[[ServicerContext], Caller],
+        certificate: Callable[[ServicerContext], bytes] = certificate_of,
     ) -> None:
         self._hub = hub
+        self._certificate = certificate
         self._policies = policies
         self._clock = clock
         self._caller = caller
@@ -229,23 +291,28 @@ class FeedService:
         realm = self._policies.current().policy.realms.get(hello.realm)
         if realm is None:
             raise Forbidden("the policy has no such realm", hint="ask an admin")
+        # Two with one name would answer for each other; so the name is taken before anything is sent.
+        self._hub.names.claim(realm.name, caller.principal, self._certificate(context))
         listener = self._hub.listeners.join(
             verifier=caller.principal,
             realm=realm.name,
-            version=hello.version[:64],
+            version=_plain(hello.version),
             address=context.peer(),
             lease_ms=realm.lease_ms,
             now_ns=self._clock.boottime_ns(),
         )
-        subscriber = self._hub.subscribe(realm.name, listener)
+        subscriber = self._hub.subscribe(realm.name, listener, frozenset(hello.speaks[:MAX_SPOKEN]))
         reading = asyncio.create_task(self._read(requests, subscriber))
+        self._hub.on_coming_or_going()
         try:
             async for message in self._messages(subscriber, reading, context):
                 yield message
         finally:
             reading.cancel()
             self._hub.unsubscribe(subscriber)
+            self._hub.names.release(realm.name, caller.principal)
             self._hub.listeners.leave(listener, self._clock.boottime_ns())
+            self._hub.on_coming_or_going()
 
     async def _messages(
         self, subscriber: Subscriber, reading: "asyncio.Task[None]", context: ServicerContext
@@ -260,7 +327,7 @@ class FeedService:
             while subscriber.echoes:
                 yield self._answer(subscriber, subscriber.echoes.popleft())
             if subscriber.position is None:
-                subscriber.queue.clear()
+                subscriber.drop_frames()
                 try:
                     messages, subscriber.position = await self._hub.snapshot(subscriber.realm)
                 except SignerUnavailable:
@@ -270,12 +337,9 @@ class FeedService:
                     yield message
                 continue
             if subscriber.queue:
-                published = subscriber.queue.popleft()
-                if published.previous_head > subscriber.position:
-                    subscriber.position = None
-                elif published.previous_head == subscriber.position:
-                    subscriber.position = published.head
-                    yield published.message
+                following = subscriber.next_message()
+                if following is not None:
+                    yield following
                 continue
             subscriber.has_work.clear()
             await subscriber.has_work.wait()
@@ -303,21 +367,36 @@ class FeedService:
                 subscriber.has_work.set()
             case "ack":
                 if head is not None and request.ack.incarnation == head.incarnation:
-                    # Nobody can have applied what was not published.
-                    applied = min(request.ack.head, head.size)
-                    self._hub.listeners.acknowledge(subscriber.listener, applied, self._clock.boottime_ns())
+                    self._acknowledge(request.ack, subscriber.listener, head.size)
             case "nack":
-                subscriber.listener.last_nack = request.nack.reason[:64]
+                subscriber.listener.last_nack = _plain(request.nack.reason)
                 log.warning(
                     "a verifier refused a frame",
-                    extra={"fields": {"verifier": subscriber.listener.verifier, "reason": request.nack.reason[:64]}},
+                    extra={"fields": {"verifier": subscriber.listener.verifier, "reason": _plain(request.nack.reason)}},
                 )
                 subscriber.position = None
                 subscriber.has_work.set()
+            case "survey":
+                self._hub.questions.answer(subscriber.listener, request.survey)
+            case "probe":
+                self._hub.questions.reported(subscriber.listener, request.probe)
             case _:
                 raise Invalid(
                     "message", "is none of what may follow a hello", hint="send an echo, an ack, a nack or leave"
                 )
+
+    def _acknowledge(self, ack: feed_pb2.Ack, listener: Listener, size: int) -> None:
+        now_ns = self._clock.boottime_ns()
+        listener.uses = min(ack.uses, MAX_USES)
+        # What it says can shorten the lease that it may have, never lengthen it.
+        fresh_ms = min(ack.fresh_for_ms or listener.lease_ms, listener.lease_ms)
+        listener.fresh_until_ns = now_ns + fresh_ms * NS_PER_MS
+        # Before the head: a completion that this acknowledgement settles has to count them.
+        for cut in ack.cuts[:MAX_CUTS]:
+            if cut.uses and cut.index < size:
+                self._hub.on_cuts(listener, cut.index, min(cut.uses, MAX_USES))
+        # Nobody can have applied what was not published.
+        self._hub.listeners.acknowledge(listener, min(ack.head, size), now_ns)
 
     def _answer(self, subscriber: Subscriber, echo: feed_pb2.Echo) -> bytes:
         return self._hub.publisher.answer_echo(
@@ -331,3 +410,8 @@ class FeedService:
         caller = self._caller(context)
         caller.must_be(Role.VERIFIER)
         return caller
+
+
+def _plain(text: str) -> str:
+    """Return what a stranger sent, short and in one line."""
+    return text[:MAX_TEXT].encode("ascii", "backslashreplace").decode("ascii") if text[:MAX_TEXT].isprintable() else ""

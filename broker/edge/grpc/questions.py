@@ -82,7 +82,7 @@ class Questions:
         name = f"survey-{self._asked}"
         question = feed_pb2.Survey(
             id=name,
-            dimensions=[int(dimension) for dimension, _ in selector.conditions],
+            dimensions=[f"DIMENSION_{dimension.name}" for dimension, _ in selector.conditions],
             values=[value for _, value in selector.conditions],
         )
         message = feed_pb2.ListenResponse(survey=question).SerializeToString()
