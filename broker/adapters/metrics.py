@@ -29,6 +29,22 @@ class PrometheusMeter:
             namespace="broker",
             registry=self.registry,
         )
+        self._time_to_deny = Histogram(
+            "time_to_deny_seconds",
+            "From the revocation of a drill's canary to its denial at a verifier.",
+            ["realm"],
+            buckets=_FAST,
+            namespace="broker",
+            registry=self.registry,
+        )
+        self._drills = Counter("drills", "Drills.", ["realm"], namespace="broker", registry=self.registry)
+        self._drill_failures = Gauge(
+            "drill_failures",
+            "Verifiers that failed in the last drill: silent, slow, or accepting what was revoked.",
+            ["realm"],
+            namespace="broker",
+            registry=self.registry,
+        )
         self._verifiers = Gauge(
             "verifiers", "Verifiers by state.", ["realm", "state"], namespace="broker", registry=self.registry
         )
@@ -95,6 +111,15 @@ class PrometheusMeter:
     def acknowledged(self, realm: str, seconds: float) -> None:
         """As the port says."""
         self._acknowledged.labels(realm).observe(seconds)
+
+    def denied_after(self, realm: str, seconds: float) -> None:
+        """As the port says."""
+        self._time_to_deny.labels(realm).observe(seconds)
+
+    def drilled(self, realm: str, failed: int) -> None:
+        """As the port says."""
+        self._drills.labels(realm).inc()
+        self._drill_failures.labels(realm).set(failed)
 
     def verifiers(self, realm: str, state: str, count: int) -> None:
         """As the port says."""

@@ -97,6 +97,7 @@ class _Shown:
     verifier: str
     verdict: str = ""
     was_accepted: bool = False
+    is_asked: bool = True
     ended_ns: int | None = None
     # It ended before the revocation was on its way.
     is_early: bool = False
@@ -120,7 +121,7 @@ class Showing:
             if shown.was_accepted and verdict != ACCEPTED:
                 shown.verdict, shown.ended_ns, shown.is_early = verdict, now_ns, not self._is_revoking
         elif not shown.was_accepted:
-            shown.verdict, shown.was_accepted = verdict, verdict == ACCEPTED
+            shown.verdict, shown.was_accepted, shown.is_asked = verdict, verdict == ACCEPTED, False
 
     def leave(self, stream: int) -> None:
         """Forget a verifier that accepts nothing any more, by its own word."""
@@ -135,10 +136,12 @@ class Showing:
         """Those to which it was shown, and that have not left."""
         return tuple(self._shown)
 
-    @property
-    def refusing(self) -> tuple[int, ...]:
-        """Those that refused the canary so far: they may have been behind, and are worth another try."""
-        return tuple(stream for stream, one in self._shown.items() if one.verdict and not one.was_accepted)
+    def ask_again(self) -> tuple[int, ...]:
+        """Return those that have refused it since they were asked, and note that they are asked once more."""
+        refusing = [(stream, one) for stream, one in self._shown.items() if not one.is_asked and not one.was_accepted]
+        for _, one in refusing:
+            one.is_asked = True
+        return tuple(stream for stream, _ in refusing)
 
     @property
     def is_seen(self) -> bool:
@@ -180,6 +183,7 @@ class DrillBook:
         self._proofs = proofs
         self._policies = policies
         self._clock = clock
+        self._kept: dict[int, DrillResult] = {}
 
     def record(self, result: DrillResult) -> DrillResult:
         """Write what a drill found; return it with its index. Raises what `Ledger.append` raises."""
@@ -233,6 +237,18 @@ class DrillBook:
         """Return past drills, the newest first. Raises StoreUnavailable."""
         return [read_result(record.index, record.document) for record in self._proofs.drills(realm, limit)]
 
+    def last_parts(self, realm: str) -> Mapping[str, tuple[DrillResult, Drilled]]:
+        """Return each verifier's part in the last drill of `realm` that it was in, if that was lately."""
+        records = self._proofs.drills(realm, _BACK)
+        kept = {one.index: self._kept.get(one.index) or read_result(one.index, one.document) for one in records}
+        # Asked for once a second by whoever watches; the documents of many verifiers are long.
+        self._kept = {**{i: one for i, one in self._kept.items() if one.realm != realm}, **kept}
+        parts: dict[str, tuple[DrillResult, Drilled]] = {}
+        for result in kept.values():
+            for one in result.verifiers:
+                parts.setdefault(one.verifier, (result, one))
+        return parts
+
     def schedules(self) -> Sequence[tuple[str, int]]:
         """Return realm and seconds of each schedule. Raises StoreUnavailable."""
         return self._proofs.drill_schedules()
@@ -242,7 +258,9 @@ class DrillBook:
         return next((one for one in self.past(realm, _LATELY) if one.canary == canary), None)
 
 
+# So far back a repeated request finds its first answer, and a verifier its last drill.
 _LATELY = 100
+_BACK = 8
 
 
 def spelled(result: DrillResult) -> bytes:

@@ -18,6 +18,12 @@ class Meter(Protocol):
     def acknowledged(self, realm: str, seconds: float) -> None:
         """Record the time from a revocation's commit to one verifier's acknowledgement."""
 
+    def denied_after(self, realm: str, seconds: float) -> None:
+        """Record the time from a canary's revocation to its denial at one verifier."""
+
+    def drilled(self, realm: str, failed: int) -> None:
+        """Set how many verifiers failed in a realm's last drill, and count the drill."""
+
     def verifiers(self, realm: str, state: str, count: int) -> None:
         """Set how many verifiers are in a state."""
 

@@ -43,7 +43,7 @@ def test_p6_who_never_reports_is_silent():
 def test_p6_who_refused_the_living_canary_proves_nothing():
     shown = showing("gateway")
     shown.report(1, "gateway", "UNTRUSTED", is_end=False, now_ns=1)
-    assert shown.refusing == (1,)
+    assert shown.ask_again() == (1,)
     shown.revoking()
     # Its canary never lived, so this is not the death of it.
     shown.report(1, "gateway", "REVOKED", is_end=True, now_ns=2)
@@ -53,9 +53,12 @@ def test_p6_who_refused_the_living_canary_proves_nothing():
 def test_a_verifier_that_was_behind_may_accept_at_another_try():
     shown = showing("gateway")
     shown.report(1, "gateway", "UNTRUSTED", is_end=False, now_ns=1)
+    assert shown.ask_again() == (1,)
+    # It has yet to answer.
+    assert shown.ask_again() == ()
     shown.report(1, "gateway", "ACCEPTED", is_end=False, now_ns=2)
     assert shown.is_seen
-    assert shown.refusing == ()
+    assert shown.ask_again() == ()
 
 
 def test_p6_a_canary_that_died_before_its_revocation_is_no_proof_of_it():
