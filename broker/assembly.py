@@ -23,6 +23,7 @@ from broker.adapters.metrics import PrometheusMeter
 from broker.adapters.policy_file import load_policy
 from broker.adapters.sql import SqlLedger, open_store
 from broker.domain.policy import Role
+from broker.edge.grpc.completions import Completions
 from broker.edge.grpc.feed import FeedHub, FeedService
 from broker.edge.grpc.outermost import Outermost
 from broker.edge.grpc.policy import PolicyService
@@ -36,13 +37,15 @@ from broker.errors import ConfigInvalid, Failure, SignerUnavailable
 from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry
 from broker.service.apply_policy import ApplyPolicy
 from broker.service.calling import Caller
+from broker.service.complete import Complete
 from broker.service.explain import Explain
+from broker.service.hits import FindHits
 from broker.service.listening import Listeners
 from broker.service.mint import Mint
 from broker.service.policies import Policies
 from broker.service.ports import CertificateAdded, RequestKey, Root, Write
 from broker.service.publish import Publisher
-from broker.service.revoke import Reinstate, Revocations, Revoke
+from broker.service.revoke import Reinstate, Revocations, Revoke, RevokeTokens
 from broker.service.runs import RunModels, Runs
 from broker.token.claims import MAX_LIFETIME_S
 from broker.token.jws import b64url
@@ -141,12 +144,26 @@ class Broker:
             meter,
         )
         self.ledger.listen(hub.wake)
+        find_hits = FindHits(self.ledger.proofs, self.policies)
+        completions = Completions(
+            hub,
+            Complete(self.ledger, self.ledger.proofs, self.policies, self.signer, clock),
+            find_hits,
+            self.ledger,
+            self.ledger.proofs,
+            self.ledger.roster,
+            self.policies,
+            clock,
+            meter,
+            is_sole=parts.is_sole,
+        )
         outermost = Outermost(self.policies, clock, meter, parts.admins)
-        server, self.port, healths = self._server(hub, outermost)
+        server, self.port, healths = self._server(hub, completions, find_hits, outermost)
         await server.start()
         http, http_socket = self._http(publisher), self._http_socket()
         tasks = [
             asyncio.create_task(hub.run()),
+            asyncio.create_task(completions.run()),
             asyncio.create_task(self._look_after(healths)),
             *([asyncio.create_task(http.serve([http_socket]))] if http is not None and http_socket is not None else []),
         ]
@@ -218,10 +235,13 @@ class Broker:
         stops = tuple(text for text in stopping if text)
         return Condition(stops, tuple(dict.fromkeys(text for text in passing if text and not _told(text, stops))))
 
-    def _server(self, hub: FeedHub, outermost: Outermost) -> tuple[grpc.aio.Server, int, object]:
+    def _server(
+        self, hub: FeedHub, completions: Completions, find_hits: FindHits, outermost: Outermost
+    ) -> tuple[grpc.aio.Server, int, object]:
         parts, clock, meter = self._parts, self._parts.clock, self._parts.meter
         # Not `max_ttl`: it may have been longer when a token that is still alive was minted (P4).
         revocations = Revocations(clock, timedelta(seconds=MAX_LIFETIME_S))
+        revoke = Revoke(self.ledger, self.policies, revocations, meter)
         services = Services(
             tokens=TokenService(
                 Mint(self.ledger, self.policies, self.signer, clock, new_id=new_token_id, meter=meter),
@@ -230,9 +250,13 @@ class Broker:
             ),
             runs=RunService(Runs(self.ledger, self.policies, clock, revocations, new_id=new_token_id), clock),
             revocations=RevocationService(
-                Revoke(self.ledger, self.policies, revocations, meter),
+                revoke,
+                RevokeTokens(self.ledger, revocations, revoke, meter),
                 Reinstate(self.ledger, self.policies, clock),
+                find_hits,
+                completions,
                 self.ledger,
+                self.ledger.proofs,
                 self.policies,
                 hub,
                 clock,

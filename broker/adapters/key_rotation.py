@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Protocol, assert_never
 
 from broker.errors import Failure, SignerUnavailable
 from broker.service.metering import Meter
@@ -29,6 +29,8 @@ BACKDATE = timedelta(seconds=60)
 # Published, but not used until verifiers had time to hear of it.
 SETTLE = timedelta(seconds=3)
 RETRY_S = 1.0
+# A completion carries its certificate, so this is only for those who take the key from the key set.
+COMPLETION_KEYS_KEPT = timedelta(days=31)
 
 Slot = tuple[str, Purpose]
 
@@ -39,6 +41,7 @@ class Lifetimes:
 
     token: timedelta = timedelta(minutes=10)
     feed: timedelta = timedelta(hours=24)
+    """Also that of keys for completions: so both work while Vault is away."""
 
     def of(self, purpose: Purpose) -> timedelta:
         """Return the time for which a key of this purpose signs."""
@@ -52,6 +55,20 @@ class _Held:
     signs_from: datetime
     renew_at: datetime
     made_at: datetime
+
+
+def _outlives(purpose: Purpose, realm: RealmKeys) -> timedelta:
+    """Return for how long a key vouches for what it signed, after it has stopped signing."""
+    match purpose:
+        case Purpose.TOKEN:
+            # As long as its tokens can live.
+            return timedelta(seconds=realm.max_ttl_s)
+        case Purpose.FEED:
+            return timedelta()
+        case Purpose.COMPLETION:
+            return COMPLETION_KEYS_KEPT
+        case _:
+            assert_never(purpose)
 
 
 class Certify(Protocol):
@@ -82,7 +99,7 @@ class KeyRotation:
         publish: PublishCertificate,
         make: MakeKey,
         meter: Meter,
-        purposes: tuple[Purpose, ...] = (Purpose.TOKEN, Purpose.FEED),
+        purposes: tuple[Purpose, ...] = tuple(Purpose),
         lifetimes: Lifetimes = Lifetimes(),
         away: Callable[[], str] = str,
     ) -> None:
@@ -224,8 +241,7 @@ class KeyRotation:
     ) -> _Held:
         life = self._lifetimes.of(purpose)
         signs_until = now + life
-        # A token key vouches for its tokens as long as they can live.
-        expires = signs_until + (timedelta(seconds=realm.max_ttl_s) if purpose is Purpose.TOKEN else timedelta())
+        expires = signs_until + _outlives(purpose, realm)
 
         def certify(jwk: Jwk, since: datetime | None = None, /) -> str:
             not_before = now - BACKDATE

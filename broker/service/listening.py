@@ -1,9 +1,18 @@
 """Who listens to this broker, how far they are, and when a revocation is in force at all of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 NS_PER_MS = 1_000_000
+
+
+class Stop(StrEnum):
+    """How a verifier stopped accepting."""
+
+    ACKNOWLEDGED = "acknowledged"
+    LAPSED = "lapsed"
+    LEFT = "left"
 
 
 @dataclass(slots=True)
@@ -49,29 +58,49 @@ class Outcome:
 
     verifier: str
     realm: str
-    is_acknowledged: bool
+    how: Stop
     after_ns: int
+    uses_cut: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a revocation is. Complete when `outcomes` covers all who listened and the unknown have lapsed."""
+    """How far a revocation is. Complete when `outcomes` covers all who listened and the unknown have lapsed.
 
-    listening: int
+    `outcomes` come the slowest first; `waiting` are the names of those that may still accept. Verifiers
+    that nobody here knows of are waited for `unknown_ns` from the commit, 0 if there can be none.
+    """
+
     outcomes: tuple[Outcome, ...]
+    waiting: tuple[str, ...]
+    unknown_ns: int
+    is_published: bool
     is_complete: bool
     next_look_ns: int
+
+    @property
+    def listening(self) -> int:
+        """How many verifiers are waited for, or were."""
+        return len(self.outcomes) + len(self.waiting)
 
 
 @dataclass(slots=True)
 class Watch:
-    """A revocation being waited for: each listener that may have held a lease at its commit."""
+    """A revocation being waited for: each listener that may have held a lease at its commit.
+
+    `absent` are verifiers, by name and realm, that may hold a lease from another broker process. `earlier_ns`
+    is the time that had passed since the commit when this process took it over.
+    """
 
     index: int
+    first: int
     realms: frozenset[str]
     committed_ns: int
+    earlier_ns: int
     unknown_until_ns: int
     waiting: dict[int, Listener]
+    absent: set[tuple[str, str]]
+    cuts: dict[tuple[str, str], int] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
     on_change: Callable[[], None] | None = None
     # Whether the feed has published the revocation: whoever joins after that gets it with the first frame.
@@ -102,6 +131,7 @@ class Listeners:
             # Its first frames may have been read before the commit that is being waited for.
             if realm in watch.realms and not watch.is_published:
                 watch.waiting[listener.stream] = listener
+                watch.absent.discard((verifier, realm))
         return listener
 
     def leave(self, listener: Listener, now_ns: int) -> None:
@@ -121,23 +151,52 @@ class Listeners:
             listener.head = head
             self._notify()
 
-    def watch(self, index: int, *, realms: frozenset[str], committed_ns: int, lease_ms: int, now_ns: int) -> Watch:
-        """Begin to wait for the revocation at `index`, for the verifiers of `realms`."""
+    def cut(self, listener: Listener, index: int, uses: int) -> None:
+        """Note that a revocation cut running uses at a verifier. Comes before the acknowledgement that covers it."""
+        for watch in self._watches:
+            if watch.first <= index <= watch.index and listener.realm in watch.realms:
+                name = (listener.verifier, listener.realm)
+                watch.cuts[name] = watch.cuts.get(name, 0) + uses
+
+    def watch(
+        self,
+        index: int,
+        *,
+        realms: frozenset[str],
+        committed_ns: int,
+        lease_ms: int,
+        now_ns: int,
+        entries: int = 1,
+        earlier_ns: int = 0,
+        absent: Collection[tuple[str, str]] = (),
+    ) -> Watch:
+        """Begin to wait for the revocation at `index`, for the verifiers of `realms`.
+
+        Args:
+            index: Of its last entry.
+            realms: Those that it concerns.
+            committed_ns: An instant of this process's clock that the commit was not after.
+            lease_ms: The longest lease that somebody unknown may hold.
+            now_ns: Now.
+            entries: How many it has.
+            earlier_ns: For how long it was committed at `committed_ns`, when another process committed it.
+            absent: Verifiers, by name and realm, that are known to have listened to another process.
+        """
         unknown_until_ns = committed_ns
         if not self._is_sole:
             unknown_until_ns = committed_ns + lease_ms * NS_PER_MS
         elif self._started_ns is not None:
             unknown_until_ns = self._started_ns + lease_ms * NS_PER_MS
+        waiting = {
+            listener.stream: listener
+            for listener in self._listeners.values()
+            if listener.realm in realms and listener.holds_until_ns(now_ns) > committed_ns
+        }
+        here = {(listener.verifier, listener.realm) for listener in waiting.values()}
+        # Nobody elsewhere can hold a lease once the unknown cannot.
+        elsewhere = {name for name in absent if name[1] in realms} - here if unknown_until_ns > committed_ns else set()
         watch = Watch(
-            index,
-            realms,
-            committed_ns,
-            unknown_until_ns,
-            {
-                listener.stream: listener
-                for listener in self._listeners.values()
-                if listener.realm in realms and listener.holds_until_ns(now_ns) > committed_ns
-            },
+            index, index - entries + 1, realms, committed_ns, earlier_ns, unknown_until_ns, waiting, elsewhere
         )
         self._watches.append(watch)
         return watch
@@ -161,17 +220,48 @@ class Listeners:
                 min(watch.committed_ns + listener.lease_ms * NS_PER_MS, listener.holds_until_ns(now_ns)),
             )
             if listener.head > watch.index:
-                after_ns = max(0, (listener.acknowledged_ns or now_ns) - watch.committed_ns)
-                watch.outcomes.append(Outcome(listener.verifier, listener.realm, True, after_ns))
+                self._settle(watch, listener, Stop.ACKNOWLEDGED, listener.acknowledged_ns or now_ns)
             elif now_ns >= lapses_ns:
-                watch.outcomes.append(Outcome(listener.verifier, listener.realm, False, lapses_ns - watch.committed_ns))
+                has_left = listener.gave_up_ns is not None and listener.gave_up_ns <= lapses_ns
+                self._settle(watch, listener, Stop.LEFT if has_left else Stop.LAPSED, lapses_ns)
             else:
                 deadlines.append(lapses_ns)
                 continue
             del watch.waiting[stream]
-        outcomes = tuple(sorted(watch.outcomes, key=lambda outcome: -outcome.after_ns))
+        self._settle_absent(watch, now_ns)
+        outcomes = tuple(sorted(watch.outcomes, key=lambda outcome: (-outcome.after_ns, outcome.verifier)))
+        waiting = [listener.verifier for listener in watch.waiting.values()]
         is_complete = not watch.waiting and now_ns >= watch.unknown_until_ns and watch.is_published
-        return Progress(len(outcomes) + len(watch.waiting), outcomes, is_complete, max(deadlines))
+        return Progress(
+            outcomes,
+            tuple(sorted([*waiting, *(verifier for verifier, _ in watch.absent)])),
+            watch.earlier_ns + watch.unknown_until_ns - watch.committed_ns
+            if watch.unknown_until_ns > watch.committed_ns
+            else 0,
+            watch.is_published,
+            is_complete,
+            max(deadlines),
+        )
+
+    def _settle(self, watch: Watch, listener: Listener, how: Stop, at_ns: int) -> None:
+        name = (listener.verifier, listener.realm)
+        after_ns = watch.earlier_ns + max(0, at_ns - watch.committed_ns)
+        # Two streams of one name report under it together; the first of them to settle tells of all cuts.
+        watch.outcomes.append(Outcome(*name, how, after_ns, watch.cuts.pop(name, 0)))
+
+    def _settle_absent(self, watch: Watch, now_ns: int) -> None:
+        """Settle who listened elsewhere: by coming here and acknowledging, or when nobody unknown holds a lease."""
+        if not watch.absent:
+            return
+        for listener in self._listeners.values():
+            name = (listener.verifier, listener.realm)
+            if name in watch.absent and listener.head > watch.index:
+                watch.absent.discard(name)
+                self._settle(watch, listener, Stop.ACKNOWLEDGED, listener.acknowledged_ns or now_ns)
+        if now_ns >= watch.unknown_until_ns:
+            after_ns = watch.earlier_ns + watch.unknown_until_ns - watch.committed_ns
+            watch.outcomes += [Outcome(*name, Stop.LAPSED, after_ns) for name in watch.absent]
+            watch.absent.clear()
 
     def present(self, now_ns: int, realm: str | None = None) -> Sequence[Listener]:
         """Return the listeners, by name; forgets those whose lease ran out long ago."""

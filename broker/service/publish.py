@@ -144,12 +144,12 @@ class Publisher:
         return sum(record.selector.concerns(realm) for record in tuple(self._revocations.values()))
 
     def certificates(self, realm: str) -> Sequence[CertificateRecord]:
-        """Return the certificates of a realm's token keys that have not ended, oldest first."""
+        """Return the certificates of a realm's keys for tokens and completions that have not ended, oldest first."""
         now = self._clock.now()
         return [
             record
             for record in tuple(self._certificates.values())
-            if _is_token_key(record, realm) and record.expires_at > now
+            if record.realm == realm and record.purpose is not Purpose.FEED and record.expires_at > now
         ]
 
     @property

@@ -1,6 +1,6 @@
 """Revoke and reinstate: write the entry that every kind of ending writes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -19,11 +19,15 @@ from broker.service.ports import (
     Ledger,
     RequestKey,
     RevocationAdded,
+    TokensRevoked,
     Write,
 )
+from broker.service.proof_ports import CompletionAwaited
+from broker.token.keys import Purpose
 from broker.token.revocation import Dimension, Selector
 
 MAX_REASON_CHARS = 500
+MAX_TOKENS = 10_000
 # A revocation is kept for the longest life of a token, and this much longer, so that a broker whose
 # clock stood wrong by an hour in either direction cannot make verifiers forget it too early (P4).
 KEEP_MARGIN = timedelta(hours=2)
@@ -31,13 +35,22 @@ KEEP_MARGIN = timedelta(hours=2)
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """Committed: matching tokens with an index below `index` are dead."""
+    """Committed: matching tokens with an index below `index`, that of the last of `entries`, are dead.
+
+    `realms` are those that it concerned at the commit, `bound_ms` their longest freshness lease.
+    """
 
     index: int
     at: datetime
     blocks: bool
     bound_ms: int
     is_repeat: bool
+    selector: Selector
+    reason: str
+    by: str
+    realms: tuple[str, ...]
+    awaits_completion: bool
+    entries: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +59,10 @@ class Revocations:
 
     clock: Clock
     max_ttl: timedelta
+
+    def keep_until(self, at: datetime) -> datetime:
+        """Return until when verifiers must keep a revocation of this instant."""
+        return at + self.max_ttl + KEEP_MARGIN
 
     def write(
         self,
@@ -56,6 +73,7 @@ class Revocations:
         kind: Kind,
         request: RequestKey | None,
         guards: tuple[Guard, ...] = (),
+        awaited: CompletionAwaited | None = None,
     ) -> Write:
         """Return the write that makes every matching token of a smaller index dead."""
         at = self.clock.now()
@@ -64,13 +82,30 @@ class Revocations:
             reason=reason,
             by=by,
             at=at,
-            keep_until=at + self.max_ttl + KEEP_MARGIN,
+            keep_until=self.keep_until(at),
             blocks=selector.is_blocking,
         )
         body = {"selector": selector_body(selector), "reason": reason, "blocks": effect.blocks}
         if request is not None:
             body["request"] = request.request_id
-        return Write([_draft(kind, at, by, body)], request=request, guards=guards, effects=(effect,), urgent=True)
+        effects = (effect,) if awaited is None else (effect, awaited)
+        return Write([_draft(kind, at, by, body)], request=request, guards=guards, effects=effects, urgent=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A revocation that passed every check, and is not made yet."""
+
+    selector: Selector
+    realms: tuple[str, ...]
+    bound_ms: int
+    awaits_completion: bool
+    write: Write
+
+    @property
+    def blocks(self) -> bool:
+        """Whether new mints will be blocked until Reinstate."""
+        return self.selector.is_blocking
 
 
 class Revoke:
@@ -82,14 +117,20 @@ class Revoke:
         self._revocations = revocations
         self._meter = meter
 
-    def __call__(
-        self, caller: Caller, selector: Selector, *, reason: str, whole_realm: bool, request: RequestKey
-    ) -> Revoked:
-        """Commit a revocation. P4 and P5 hold from the moment that this returns.
+    def prepare(
+        self,
+        caller: Caller,
+        selector: Selector,
+        *,
+        reason: str,
+        whole_realm: bool,
+        request: RequestKey,
+        is_waited_for: bool = False,
+    ) -> Prepared:
+        """Judge a revocation and build its write, which `commit` makes and a dry run does not.
 
         Raises:
-            Forbidden, Invalid: Refused; nothing was written.
-            RequestReused, Overloaded, StoreUnavailable: As `Ledger.append`.
+            Forbidden, Invalid: Refused.
         """
         caller.must_be(Role.ADMIN)
         reason_text = checked_reason(reason)
@@ -99,22 +140,53 @@ class Revoke:
                 "this would revoke everything in the realm",
                 hint="if you mean it, set whole_realm (on the command line: --yes)",
             )
-        self._must_be_a_realm(selector.get(Dimension.REALM))
+        self.must_be_a_realm(selector.get(Dimension.REALM))
+        realms, bound_ms = self.concerned(selector)
+        # What blocks is an emergency, or might be one: its completion is made whether or not anybody waits.
+        awaited = CompletionAwaited(realms, bound_ms) if is_waited_for or selector.is_blocking else None
         write = self._revocations.write(
-            selector, reason=reason_text, by=caller.principal, kind=Kind.REVOKED, request=request
+            selector, reason=reason_text, by=caller.principal, kind=Kind.REVOKED, request=request, awaited=awaited
         )
+        return Prepared(selector, realms, bound_ms, awaited is not None, write)
+
+    def commit(self, prepared: Prepared) -> Revoked:
+        """Make it. P4 and P5 hold from the moment that this returns.
+
+        Raises:
+            RequestReused, Overloaded, StoreUnavailable: As `Ledger.append`.
+        """
+        write, selector = prepared.write, prepared.selector
         appended = self._ledger.append(write).result()
+        effect = write.effects[0]
+        assert isinstance(effect, RevocationAdded)  # noqa: S101 - built by Revocations.write
+        at = effect.at
         if appended.is_repeat:
             [entry] = self._ledger.entries(appended.indices.start, appended.indices.stop)
             at = decode_entry(entry).at
         else:
-            at = write_time(write)
             self._meter.revoked("+".join(dimension.name.lower() for dimension, _ in selector.conditions))
         if selector.is_blocking:
             self._policies.refresh()
-        return Revoked(appended.indices.start, at, selector.is_blocking, self.bound_ms(selector), appended.is_repeat)
+        return Revoked(
+            appended.indices.start,
+            at,
+            selector.is_blocking,
+            prepared.bound_ms,
+            appended.is_repeat,
+            selector,
+            effect.reason,
+            effect.by,
+            prepared.realms,
+            prepared.awaits_completion,
+        )
 
-    def _must_be_a_realm(self, realm: str | None) -> None:
+    def __call__(
+        self, caller: Caller, selector: Selector, *, reason: str, whole_realm: bool, request: RequestKey
+    ) -> Revoked:
+        """Prepare and commit. Raises what these raise; then nothing was written."""
+        return self.commit(self.prepare(caller, selector, reason=reason, whole_realm=whole_realm, request=request))
+
+    def must_be_a_realm(self, realm: str | None) -> None:
         """Refuse a realm of which no token can live: a slip of the pen would look like a revocation.
 
         Other names are not looked up: tokens of a partner, user or model that has left the policy
@@ -127,17 +199,86 @@ class Revoke:
             return
         # A token lives no longer than the certificate of the key that signed it, also in a realm that has left.
         certificates = self._ledger.changes(0, now=self._revocations.clock.now()).certificates
-        if not any(certificate.realm == realm for certificate in certificates):
+        if not any((one.realm, one.purpose) == (realm, Purpose.TOKEN) for one in certificates):
             raise Invalid(
                 "selector.realm",
                 f"there is no realm {realm}, nor a live token of one",
                 hint=f"the realms are {', '.join(sorted(realms))}" if realms else "apply a policy first",
             )
 
-    def bound_ms(self, selector: Selector) -> int:
-        """Return the longest freshness lease among the realms that the selector concerns."""
-        realms = self._policies.current().policy.realms.values()
-        return max((realm.lease_ms for realm in realms if selector.concerns(realm.name)), default=0)
+    def concerned(self, selector: Selector) -> tuple[tuple[str, ...], int]:
+        """Return the realms that the selector concerns, sorted, and the longest freshness lease among them."""
+        realms = self._policies.current().policy.realms
+        concerned = {name: realm.lease_ms for name, realm in realms.items() if selector.concerns(name)}
+        return tuple(sorted(concerned)), max(concerned.values(), default=0)
+
+
+class RevokeTokens:
+    """Revokes many single tokens in one commit, each at an index of its own; gives way to other revocations."""
+
+    def __init__(self, ledger: Ledger, revocations: Revocations, revoke: Revoke, meter: Meter) -> None:
+        self._ledger = ledger
+        self._revocations = revocations
+        self._revoke = revoke
+        self._meter = meter
+
+    def __call__(
+        self,
+        caller: Caller,
+        realm: str,
+        tokens: Sequence[str],
+        *,
+        reason: str,
+        request: RequestKey,
+        is_waited_for: bool = False,
+    ) -> Revoked:
+        """Commit all of them, or none.
+
+        Raises:
+            Forbidden, Invalid: Refused; nothing was written.
+            RequestReused, Overloaded, StoreFull, StoreUnavailable: As `Ledger.append`.
+        """
+        caller.must_be(Role.ADMIN)
+        text = checked_reason(reason)
+        if not 1 <= len(tokens) <= MAX_TOKENS:
+            raise Invalid("tokens", f"{len(tokens)} given", hint=f"name 1 to {MAX_TOKENS} token ids")
+        if len(set(tokens)) != len(tokens):
+            raise Invalid("tokens", "names a token twice", hint="name each token once")
+        everything = Selector.of(realm=realm)
+        self._revoke.must_be_a_realm(realm)
+        selectors = tuple(Selector.of(realm=realm, token=token) for token in tokens)
+        at = self._revocations.clock.now()
+        drafts = [
+            _draft(
+                Kind.REVOKED,
+                at,
+                caller.principal,
+                {"selector": selector_body(one), "reason": text, "blocks": False, "request": request.request_id},
+            )
+            for one in selectors
+        ]
+        realms, bound_ms = self._revoke.concerned(everything)
+        revoked = TokensRevoked(selectors, text, caller.principal, at, self._revocations.keep_until(at))
+        effects = (revoked, CompletionAwaited(realms, bound_ms)) if is_waited_for else (revoked,)
+        appended = self._ledger.append(Write(drafts, request=request, effects=effects)).result()
+        if appended.is_repeat:
+            [last] = self._ledger.entries(appended.indices.stop - 1, appended.indices.stop)
+            at = decode_entry(last).at
+        else:
+            self._meter.revoked("realm+token")
+        return Revoked(
+            appended.indices.stop - 1,
+            at,
+            False,
+            bound_ms,
+            appended.is_repeat,
+            everything,
+            text,
+            caller.principal,
+            realms,
+            is_waited_for,
+            entries=len(appended.indices),
+        )
 
 
 class Reinstate:
@@ -186,13 +327,6 @@ def checked_reason(reason: str) -> str:
 def selector_body(selector: Selector) -> dict[str, str]:
     """Return a selector as entries record it."""
     return {dimension.name.lower(): value for dimension, value in selector.conditions}
-
-
-def write_time(write: Write) -> datetime:
-    """Return the instant that a revocation's write carries."""
-    effect = write.effects[0]
-    assert isinstance(effect, RevocationAdded)  # noqa: S101 - built by Revocations.write
-    return effect.at
 
 
 def _draft(kind: Kind, at: datetime, by: str, body: Mapping[str, object]) -> Draft:

@@ -1,11 +1,12 @@
 """Guards and effects: the state beside the ledger, read and changed inside the append's transaction."""
 
 import json
-from datetime import UTC, datetime
 from typing import assert_never
 
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
+from broker.adapters.sql.instants import ms
+from broker.adapters.sql.proving import apply_proof, must_be_due
 from broker.adapters.sql.schema import blocks, certificates, policies, revocations, runs
 from broker.errors import Blocked, NotFound, RunEnded
 from broker.service.ports import (
@@ -20,21 +21,20 @@ from broker.service.ports import (
     RunIsOpen,
     RunKept,
     RunOpened,
+    TokensRevoked,
+)
+from broker.service.proof_ports import (
+    Completed,
+    CompletionAwaited,
+    CompletionIsDue,
+    DrillRecorded,
+    DrillsScheduled,
+    VerifierForgotten,
 )
 from broker.token.keys import plain_certificate
 from broker.token.revocation import Dimension, Selector
 
 _RUN_SHAPE = {Dimension.RUN, Dimension.REALM, Dimension.PARTNER}
-
-
-def ms(at: datetime) -> int:
-    """Return an aware instant as Unix milliseconds."""
-    return int(at.timestamp() * 1000)
-
-
-def instant(at_ms: int) -> datetime:
-    """Return Unix milliseconds as an aware instant."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC)
 
 
 RunsSeen = dict[str, Row[str, str, bool, int] | None]
@@ -65,12 +65,15 @@ def check(connection: Connection, guard: Guard, seen: RunsSeen) -> None:
         case KeyIsTrusted(kid):
             if connection.execute(select(revocations.c.idx).where(revocations.c.kid == kid)).first() is not None:
                 raise Blocked("the key that signed the first answer is revoked", hint="make a new request")
+        case CompletionIsDue(revocation):
+            must_be_due(connection, revocation)
         case _:
             assert_never(guard)
 
 
-def apply(connection: Connection, effect: Effect, index: int, version: int) -> bool:
-    """Change the state as of `index`; return whether the policy version must move (to `version` + 1)."""
+def apply(connection: Connection, effect: Effect, indices: range, version: int) -> bool:
+    """Change the state as of the write's `indices`; return whether the policy version must move (to `version` + 1)."""
+    index = indices.start
     match effect:
         case PolicyReplaced(document, by, at):
             connection.execute(
@@ -79,6 +82,8 @@ def apply(connection: Connection, effect: Effect, index: int, version: int) -> b
             return True
         case RevocationAdded():
             return _revoke(connection, effect, index)
+        case TokensRevoked():
+            _revoke_tokens(connection, effect, indices)
         case BlockLifted(selector):
             connection.execute(delete(blocks).where(blocks.c.selector == selector.to_text()))
             return True
@@ -113,9 +118,28 @@ def apply(connection: Connection, effect: Effect, index: int, version: int) -> b
                     expires_at_ms=ms(expires_at),
                 )
             )
+        case CompletionAwaited() | Completed() | VerifierForgotten() | DrillRecorded() | DrillsScheduled():
+            apply_proof(connection, effect, indices)
         case _:
             assert_never(effect)
     return False
+
+
+def _revoke_tokens(connection: Connection, effect: TokensRevoked, indices: range) -> None:
+    shared = {
+        "reason": effect.reason,
+        "by": effect.by,
+        "at_ms": ms(effect.at),
+        "keep_until_ms": ms(effect.keep_until),
+        "kid": None,
+    }
+    connection.execute(
+        insert(revocations),
+        [
+            {"idx": index, "selector": selector.to_text(), **shared}
+            for index, selector in zip(indices, effect.selectors, strict=True)
+        ],
+    )
 
 
 def _revoke(connection: Connection, effect: RevocationAdded, index: int) -> bool:

@@ -110,3 +110,51 @@ requests = Table(
     PrimaryKeyConstraint("principal", "request_id"),
     sqlite_with_rowid=False,
 )
+
+# Of a batch of single tokens: at its last index, `first_idx` being the first. Without `entry_idx`: awaited.
+completions = Table(
+    "completions",
+    metadata,
+    Column("revocation", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    Column("first_idx", BigInteger, nullable=False),
+    Column("realms", Text, nullable=False),
+    Column("lease_ms", Integer, nullable=False),
+    Column("entry_idx", BigInteger),
+    Column("document", LargeBinary),
+)
+Index(
+    "completions_awaited",
+    completions.c.revocation,
+    sqlite_where=completions.c.entry_idx.is_(None),
+    postgresql_where=completions.c.entry_idx.is_(None),
+)
+
+drills = Table(
+    "drills",
+    metadata,
+    Column("idx", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    Column("realm", String(128), nullable=False),
+    Column("document", LargeBinary, nullable=False),
+)
+Index("drills_realm", drills.c.realm, drills.c.idx)
+
+drill_schedules = Table(
+    "drill_schedules",
+    metadata,
+    Column("realm", String(128), primary_key=True),
+    Column("every_s", Integer, nullable=False),
+)
+
+verifiers = Table(
+    "verifiers",
+    metadata,
+    Column("verifier", String(512), nullable=False),
+    Column("realm", String(128), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("address", String(128), nullable=False),
+    Column("head", BigInteger, nullable=False),
+    Column("seen_at_ms", BigInteger, nullable=False),
+    Column("is_present", Boolean, nullable=False),
+    PrimaryKeyConstraint("realm", "verifier"),
+    sqlite_with_rowid=False,
+)

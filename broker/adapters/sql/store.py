@@ -15,10 +15,12 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, delete, func, insert, or_, select, text, tuple_
 
-from broker.adapters.sql.effects import instant, ms
 from broker.adapters.sql.engine import SqliteFile, for_writing, make_engine, reading
 from broker.adapters.sql.failing import LastFailure, StoreBroken, engine_errors
 from broker.adapters.sql.headroom import Headroom
+from broker.adapters.sql.instants import instant, ms
+from broker.adapters.sql.proofs import SqlProofs
+from broker.adapters.sql.roster import SqlRoster
 from broker.adapters.sql.schema import blocks, certificates, head, ledger, policies, requests, revocations, runs
 from broker.adapters.sql.writer import Writer
 from broker.errors import Failure, StoreCorrupt
@@ -81,6 +83,10 @@ class SqlLedger:
         self._is_sole = is_sole
         self._listener: _Listener | None = None
         self._last = LastFailure(on_fatal)
+        self.proofs = SqlProofs(self._reading)
+        """The Proofs port, on the same store."""
+        self.roster = SqlRoster(self._reading, engine)
+        """The Roster port, on the same store."""
         self._writer = Writer(
             engine,
             clock,

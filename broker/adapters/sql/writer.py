@@ -12,10 +12,11 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from broker.adapters.sql.appending import EntryRow, RequestRow, statements_for
-from broker.adapters.sql.effects import RunsSeen, apply, check, ms
+from broker.adapters.sql.effects import RunsSeen, apply, check
 from broker.adapters.sql.engine import LOCK_TIMEOUT_S, for_writing
 from broker.adapters.sql.failing import ENGINE_ERRORS, LastFailure, translated
 from broker.adapters.sql.headroom import Headroom
+from broker.adapters.sql.instants import ms
 from broker.errors import (
     Defect,
     Failure,
@@ -34,11 +35,14 @@ from broker.service.ports import (
     Clock,
     PolicyReplaced,
     RevocationAdded,
+    TokensRevoked,
     Write,
 )
 
 # More would gain little and could eat up the headroom at once.
 MAX_GROUP_DRAFTS = 1000
+# What verifiers must learn of at once.
+_NEWS = RevocationAdded | TokensRevoked | CertificateAdded | PolicyReplaced | BlockLifted
 
 
 @dataclass(slots=True)
@@ -240,9 +244,9 @@ class Writer:
         if write.effects:
             group.runs.clear()
         for effect in write.effects:
-            if apply(connection, effect, first, group.version):
+            if apply(connection, effect, range(first, group.size), group.version):
                 group.version += 1
-            group.wakes |= isinstance(effect, RevocationAdded | CertificateAdded | PolicyReplaced | BlockLifted)
+            group.wakes |= isinstance(effect, _NEWS)
         if write.request is not None:
             _remember(group, write, first, ms(self._clock.now()))
         return Appended(range(first, group.size), False, group.version)

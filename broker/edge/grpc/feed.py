@@ -16,12 +16,11 @@ from broker.edge.grpc.names import Names, certificate_of
 from broker.edge.grpc.questions import MAX_USES, Questions
 from broker.errors import Failure, Forbidden, Invalid, SignerUnavailable
 from broker.service.calling import Caller
-from broker.service.listening import Listener, Listeners, Progress
+from broker.service.listening import Listener, Listeners
 from broker.service.metering import Meter
 from broker.service.policies import Policies
 from broker.service.ports import Clock
 from broker.service.publish import Published, Publisher
-from broker.token.revocation import Selector
 from broker.v1 import feed_pb2
 
 log = logging.getLogger("broker.feed")
@@ -37,7 +36,10 @@ MAX_SPOKEN = 16
 MAX_TEXT = 64
 NS_PER_MS = 1_000_000
 METER_EVERY_S = 1.0
-COALESCE_S = 0.003
+
+
+def _nothing() -> None:
+    """Nobody asked to be told."""
 
 
 def _ignored(listener: Listener, index: int, uses: int) -> None:
@@ -110,6 +112,8 @@ class FeedHub:
     ) -> None:
         self.publisher = publisher
         self.listeners = listeners
+        self.on_published: Callable[[], None] = _nothing
+        """Called in the loop after each publication."""
         self._policies = policies
         self._clock = clock
         self._meter = meter
@@ -123,7 +127,6 @@ class FeedHub:
         self.on_coming_or_going: Callable[[], None] = lambda: None
         """Called in the loop after a stream began or ended."""
         self._wake = asyncio.Event()
-        self._published = asyncio.Condition()
         # The publisher is owned by this one thread.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
         self._loop = asyncio.get_running_loop()
@@ -143,8 +146,7 @@ class FeedHub:
             try:
                 published = await self._loop.run_in_executor(self._thread, self.publisher.poll)
                 self._fan_out(published)
-                async with self._published:
-                    self._published.notify_all()
+                self.on_published()
             except Failure as failure:
                 # No frame, so leases run out: the store is the only one who knows what is revoked.
                 log.warning("the feed cannot read the store", extra={"fields": {"reason": failure.reason}})
@@ -174,50 +176,6 @@ class FeedHub:
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """Forget a stream."""
         self._subscribers.get(subscriber.realm, {}).pop(subscriber, None)
-
-    async def until_complete(
-        self, index: int, selector: Selector, committed_ns: int, lease_ms: int
-    ) -> AsyncIterator[Progress]:
-        """Yield the progress of a revocation when it changes, the complete one last."""
-        policy = self._policies.current().policy
-        present = self.listeners.present(self._clock.boottime_ns())
-        realms = frozenset(
-            realm for realm in {*policy.realms, *(listener.realm for listener in present)} if selector.concerns(realm)
-        )
-        changed = asyncio.Event()
-        watch = self.listeners.watch(
-            index,
-            realms=realms,
-            committed_ns=committed_ns,
-            lease_ms=lease_ms,
-            now_ns=self._clock.boottime_ns(),
-        )
-        watch.on_change = changed.set
-        last = -1
-        try:
-            while True:
-                changed.clear()
-                now_ns = self._clock.boottime_ns()
-                head = self.publisher.head
-                progress = self.listeners.progress(watch, now_ns, published_head=head.size if head else 0)
-                if progress.is_complete or len(progress.outcomes) != last:
-                    last = len(progress.outcomes)
-                    yield progress
-                if progress.is_complete:
-                    return
-                wait_s = max(0.005, (progress.next_look_ns - now_ns) / 1e9)
-                # A thousand acknowledgements come in a burst; each alone is not worth a look at all who wait.
-                await asyncio.sleep(COALESCE_S)
-                try:
-                    # The published head moves without an acknowledgement, so look again soon in any case.
-                    await asyncio.wait_for(changed.wait(), min(wait_s, 0.05))
-                except TimeoutError:
-                    continue
-        finally:
-            self.listeners.unwatch(watch)
-            for outcome in watch.outcomes:
-                if outcome.is_acknowledged:
-                    self._meter.acknowledged(outcome.realm, outcome.after_ns / 1e9)
 
     def _fan_out(self, published: Mapping[str, Published]) -> None:
         realms = self._policies.current().policy.realms

@@ -2,42 +2,56 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
 
 from grpc.aio import ServicerContext
 
 from broker.domain.policy import Role
+from broker.edge.grpc import telling
+from broker.edge.grpc.completions import Completions, Waiting
 from broker.edge.grpc.feed import FeedHub
 from broker.edge.grpc.outermost import CALLER
-from broker.edge.grpc.translate import (
-    duration,
-    limit,
-    nanoseconds,
-    request_key,
-    selector,
-    selector_message,
-    timestamp,
-)
-from broker.service.listening import Progress
+from broker.edge.grpc.translate import limit, request_key, selector, selector_message, timestamp
+from broker.errors import NotFound
+from broker.service.complete import Completion, revocation_at
+from broker.service.hits import FindHits
 from broker.service.policies import Policies
 from broker.service.ports import Clock, Ledger
-from broker.service.revoke import Reinstate, Revoke
+from broker.service.proof_ports import Proofs
+from broker.service.revoke import Prepared, Reinstate, Revoke, Revoked, RevokeTokens
 from broker.v1 import revocations_pb2 as pb
 from broker.v1 import revocations_pb2_grpc
 
 # What a store can count to; the wire's numbers go beyond it.
 MAX_INDEX = 2**63 - 1
+# Verifiers answer a survey at once, or are not waited for.
+SURVEY_S = 1.0
+# A dry run counts for so long.
+COUNT_S = 5.0
 
 
 class RevocationService(revocations_pb2_grpc.RevocationServiceServicer):
-    """Revokes, reinstates and lists."""
+    """Revokes, reinstates, tells how far a revocation is, and lists."""
 
     def __init__(
-        self, revoke: Revoke, reinstate: Reinstate, ledger: Ledger, policies: Policies, hub: FeedHub, clock: Clock
+        self,
+        revoke: Revoke,
+        revoke_tokens: RevokeTokens,
+        reinstate: Reinstate,
+        find_hits: FindHits,
+        completions: Completions,
+        ledger: Ledger,
+        proofs: Proofs,
+        policies: Policies,
+        hub: FeedHub,
+        clock: Clock,
     ) -> None:
         self._revoke = revoke
+        self._revoke_tokens = revoke_tokens
         self._reinstate = reinstate
+        self._find_hits = find_hits
+        self._completions = completions
         self._ledger = ledger
+        self._proofs = proofs
         self._policies = policies
         self._hub = hub
         self._clock = clock
@@ -47,31 +61,94 @@ class RevocationService(revocations_pb2_grpc.RevocationServiceServicer):
         del context
         caller = CALLER.get()
         what = selector(request.selector)
-        revoked = await asyncio.to_thread(
-            self._revoke,
+        # A dry run is the same in everything, up to the append.
+        prepared = await asyncio.to_thread(
+            self._revoke.prepare,
             caller,
             what,
             reason=request.reason,
             whole_realm=request.whole_realm,
             request=request_key(caller, request),
+            is_waited_for=request.wait,
         )
-        # Read after the commit: a frame that lacks the revocation has an `as_of` before this (P5, P6).
-        committed_ns = self._clock.boottime_ns()
-        yield pb.RevokeResponse(
-            committed=pb.RevocationCommitted(
-                index=revoked.index,
-                committed_at=timestamp(revoked.at),
-                blocks=revoked.blocks,
-                bound=duration(timedelta(milliseconds=revoked.bound_ms)),
-            )
-        )
-        if not request.wait:
+        if request.dry_run:
+            yield await self._preview(prepared)
             return
-        async for progress in self._hub.until_complete(revoked.index, what, committed_ns, revoked.bound_ms):
-            if progress.is_complete:
-                yield _complete(progress, self._clock.boottime_ns() - committed_ns)
-            else:
-                yield _progress(progress)
+        revoked = await asyncio.to_thread(self._revoke.commit, prepared)
+        async for event in self._after(revoked, is_waited_for=request.wait):
+            yield event
+
+    async def RevokeTokens(
+        self, request: pb.RevokeTokensRequest, context: ServicerContext
+    ) -> AsyncIterator[pb.RevokeTokensResponse]:
+        """Commit all of them at once, then say how far it is until it is complete."""
+        del context
+        caller = CALLER.get()
+        revoked = await asyncio.to_thread(
+            self._revoke_tokens,
+            caller,
+            request.realm,
+            tuple(request.tokens),
+            reason=request.reason,
+            request=request_key(caller, request),
+            is_waited_for=request.wait,
+        )
+        async for event in self._after(revoked, is_waited_for=request.wait):
+            yield pb.RevokeTokensResponse(event=event)
+
+    async def GetRevocation(
+        self, request: pb.GetRevocationRequest, context: ServicerContext
+    ) -> AsyncIterator[pb.GetRevocationResponse]:
+        """Tell of a revocation by its index, to whoever asks, on whatever broker."""
+        del context
+        CALLER.get().must_be(Role.ADMIN, Role.AUDITOR)
+        index = min(request.index, MAX_INDEX)
+        record = await asyncio.to_thread(self._proofs.completion, index)
+        revoked = await asyncio.to_thread(revocation_at, self._ledger, index, record)
+        if revoked is None:
+            raise NotFound(f"there is no revocation at index {request.index}", hint="see: broker revocations")
+        yield pb.GetRevocationResponse(event=telling.committed(revoked))
+        if record is None and not request.wait:
+            return
+        async for event in self._told(revoked):
+            yield pb.GetRevocationResponse(event=event)
+            if not request.wait:
+                return
+
+    async def _after(self, revoked: Revoked, *, is_waited_for: bool) -> AsyncIterator[pb.RevokeResponse]:
+        # Read after the commit: a frame that lacks the revocation has an `as_of` before this (P5, P6).
+        self._completions.begin(revoked, self._clock.boottime_ns())
+        yield telling.committed(revoked)
+        if is_waited_for:
+            async for event in self._told(revoked):
+                yield event
+
+    async def _told(self, revoked: Revoked) -> AsyncIterator[pb.RevokeResponse]:
+        async for step in self._completions.follow(revoked.index):
+            match step:
+                case Waiting():
+                    yield telling.progress(step.progress, step.waits_for)
+                case Completion():
+                    yield telling.complete(step)
+
+    async def _preview(self, prepared: Prepared) -> pb.RevokeResponse:
+        now_ns = self._clock.boottime_ns()
+        deadline_ns = now_ns + int(COUNT_S * 1e9)
+        hits, survey = await asyncio.gather(
+            asyncio.to_thread(
+                self._find_hits,
+                prepared.selector,
+                at=self._clock.now(),
+                has_time=lambda: self._clock.boottime_ns() < deadline_ns,
+            ),
+            self._hub.survey(prepared.selector, SURVEY_S),
+        )
+        waited_for = {
+            one.verifier
+            for one in self._hub.listeners.present(now_ns)
+            if prepared.selector.concerns(one.realm) and one.holds_until_ns(now_ns) > now_ns
+        }
+        return telling.preview(prepared, hits, survey.uses, sorted(waited_for), sorted(survey.silent))
 
     async def Reinstate(self, request: pb.ReinstateRequest, context: ServicerContext) -> pb.ReinstateResponse:
         """Lift a block."""
@@ -112,31 +189,3 @@ class RevocationService(revocations_pb2_grpc.RevocationServiceServicer):
             ],
             more=len(records) > most,
         )
-
-
-def _progress(progress: Progress) -> pb.RevokeResponse:
-    acknowledged = sum(outcome.is_acknowledged for outcome in progress.outcomes)
-    return pb.RevokeResponse(
-        progress=pb.RevocationProgress(
-            listening=progress.listening,
-            acknowledged=acknowledged,
-            lapsed=len(progress.outcomes) - acknowledged,
-        )
-    )
-
-
-def _complete(progress: Progress, took_ns: int) -> pb.RevokeResponse:
-    return pb.RevokeResponse(
-        complete=pb.RevocationComplete(
-            took=nanoseconds(took_ns),
-            verifiers=[
-                pb.VerifierOutcome(
-                    verifier=outcome.verifier,
-                    realm=outcome.realm,
-                    acknowledged=outcome.is_acknowledged,
-                    after=nanoseconds(outcome.after_ns),
-                )
-                for outcome in progress.outcomes
-            ],
-        )
-    )

@@ -49,12 +49,13 @@ def make_app(
 
 
 def _jwk(record: CertificateRecord) -> dict[str, object]:
-    """Return a token key as RFC 7517 spells it; `broker_certificate` is the root's word for it."""
+    """Return a key as RFC 7517 spells it; `broker_certificate` is the root's word for it and for its purpose."""
     claims = strict_json(parse_jws(record.certificate, typ=CERTIFICATE_TYP).payload)
     return {
         **claims["jwk"],
         "kid": record.kid,
         "use": "sig",
         "alg": "ES256",
+        "broker_purpose": record.purpose.value,
         "broker_certificate": record.certificate,
     }

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.service.listening import Listeners, Outcome
+from broker.service.listening import Listeners, Outcome, Stop
 
 S = 1_000_000_000
 LEASE_MS = 3000
@@ -40,7 +40,7 @@ def test_p6_it_is_complete_when_all_listeners_have_acknowledged():
     done = listeners.progress(watch, T + 10, published_head=AFTER)
     assert done.is_complete
     # The slowest first, each with the time that it took.
-    assert done.outcomes == (Outcome("two", "evaluation", True, 9), Outcome("one", "evaluation", True, 2))
+    assert done.outcomes == (Outcome("two", "evaluation", Stop.ACKNOWLEDGED, 9), Outcome("one", "evaluation", Stop.ACKNOWLEDGED, 2))
 
 
 def test_p6_an_acknowledgement_of_a_head_that_does_not_cover_the_index_settles_nothing():
@@ -61,7 +61,7 @@ def test_p6_a_listener_that_says_nothing_counts_as_stopped_when_a_lease_has_pass
     assert waiting.next_look_ns == T + LEASE_NS
     done = listeners.progress(watch, T + LEASE_NS, published_head=AFTER)
     assert done.is_complete
-    assert done.outcomes == (Outcome("gate", "evaluation", False, LEASE_NS),)
+    assert done.outcomes == (Outcome("gate", "evaluation", Stop.LAPSED, LEASE_NS),)
 
 
 def test_p6_a_listener_that_goes_on_talking_of_an_old_head_is_not_waited_for_beyond_the_lease():
@@ -81,7 +81,7 @@ def test_p6_a_stream_that_ended_before_the_commit_still_counts_until_its_lease_h
     assert not listeners.progress(watch, T + 2 * S - 1, published_head=AFTER).is_complete
     done = listeners.progress(watch, T + 2 * S, published_head=AFTER)
     assert done.is_complete
-    assert done.outcomes == (Outcome("gate", "evaluation", False, 2 * S),)
+    assert done.outcomes == (Outcome("gate", "evaluation", Stop.LAPSED, 2 * S),)
 
 
 def test_p6_a_stream_that_ended_a_lease_before_the_commit_does_not_count():
@@ -108,7 +108,7 @@ def test_p6_a_verifier_that_gave_up_its_lease_is_not_waited_for():
     listeners.give_up(listener, T + S)
     done = listeners.progress(watch, T + S, published_head=AFTER)
     assert done.is_complete
-    assert done.outcomes == (Outcome("gate", "evaluation", False, S),)
+    assert done.outcomes == (Outcome("gate", "evaluation", Stop.LEFT, S),)
 
 
 def test_p6_who_joins_after_the_revocation_was_published_is_not_waited_for():

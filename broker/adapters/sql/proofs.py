@@ -1,0 +1,106 @@
+"""The Proofs port on SQL."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from broker.adapters.sql.proving import unpacked
+from broker.adapters.sql.schema import completions, drill_schedules, drills, head, ledger
+from broker.ledger.entry import Kind, decode_entry
+from broker.service.proof_ports import CompletionRecord, DrillRecord
+
+Reading = Callable[[], AbstractContextManager[Connection]]
+
+# One transaction reads so many entries: it holds up nobody, and a reader can stop after any.
+SLICE = 5_000
+# Several brokers' clocks may part by a minute, and so entries' instants are not quite in order.
+NEARLY = timedelta(minutes=2)
+_MINTED = f'"kind":"{Kind.TOKEN_MINTED.value}"'.encode()
+
+
+class SqlProofs:
+    """Reads what `Completed`, `DrillRecorded` and mints wrote."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+
+    def completion(self, revocation: int) -> CompletionRecord | None:
+        """As the port says."""
+        with self._reading() as connection:
+            row = connection.execute(select(completions).where(completions.c.revocation == revocation)).first()
+        return None if row is None else _completion(row)
+
+    def awaited(self) -> Sequence[CompletionRecord]:
+        """As the port says."""
+        query = select(completions).where(completions.c.entry_idx.is_(None)).order_by(completions.c.revocation)
+        with self._reading() as connection:
+            return [_completion(row) for row in connection.execute(query)]
+
+    def drills(self, realm: str | None, limit: int) -> Sequence[DrillRecord]:
+        """As the port says."""
+        query = select(drills).order_by(drills.c.idx.desc()).limit(limit)
+        if realm is not None:
+            query = query.where(drills.c.realm == realm)
+        with self._reading() as connection:
+            return [DrillRecord(row.idx, row.realm, unpacked(row.document)) for row in connection.execute(query)]
+
+    def drill_schedules(self) -> Sequence[tuple[str, int]]:
+        """As the port says."""
+        with self._reading() as connection:
+            return [
+                (row.realm, row.every_s)
+                for row in connection.execute(select(drill_schedules).order_by(drill_schedules.c.realm))
+            ]
+
+    def minted(self, containing: Sequence[bytes], *, since: datetime) -> Iterator[bytes]:
+        """As the port says."""
+        with self._reading() as connection:
+            size: int = connection.execute(select(head.c.size)).scalar_one()
+            start = _first_since(connection, since - NEARLY, size)
+        while start < size:
+            with self._reading() as connection:
+                # Judged where the entries are, so that those of others never come here.
+                query = (
+                    select(ledger.c.entry)
+                    .where(ledger.c.idx >= start, ledger.c.idx < start + SLICE)
+                    .where(*(_contains(connection, text) for text in (_MINTED, *containing)))
+                    .order_by(ledger.c.idx)
+                )
+                found = [bytes(entry) for entry in connection.execute(query).scalars()]
+            yield from found
+            start += SLICE
+
+
+def _contains(connection: Connection, text: bytes) -> Any:
+    if connection.dialect.name == "postgresql":
+        # Not `position`: its argument order is SQL's own syntax.
+        return func.strpos(func.encode(ledger.c.entry, "escape"), text.decode("ascii")) > 0
+    return func.instr(ledger.c.entry, text) > 0
+
+
+def _first_since(connection: Connection, since: datetime, size: int) -> int:
+    """Return the first index whose entry was written at or after `since`."""
+    low, high = 0, size
+    while low < high:
+        middle = (low + high) // 2
+        entry = connection.execute(select(ledger.c.entry).where(ledger.c.idx == middle)).scalar_one()
+        if decode_entry(bytes(entry)).at < since:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def _completion(row: Any) -> CompletionRecord:
+    return CompletionRecord(
+        row.revocation,
+        row.first_idx,
+        tuple(json.loads(row.realms)),
+        row.lease_ms,
+        row.entry_idx,
+        None if row.document is None else unpacked(bytes(row.document)),
+    )
