@@ -24,7 +24,10 @@ from broker.adapters.policy_file import load_policy
 from broker.adapters.sql import SqlLedger, open_store
 from broker.domain.policy import Role
 from broker.edge.grpc.completions import Completions
+from broker.edge.grpc.drilling import Drilling
+from broker.edge.grpc.drills import DrillService
 from broker.edge.grpc.feed import FeedHub, FeedService
+from broker.edge.grpc.noting import Noting
 from broker.edge.grpc.outermost import Outermost
 from broker.edge.grpc.policy import PolicyService
 from broker.edge.grpc.revocations import RevocationService
@@ -37,7 +40,9 @@ from broker.errors import ConfigInvalid, Failure, SignerUnavailable
 from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry
 from broker.service.apply_policy import ApplyPolicy
 from broker.service.calling import Caller
+from broker.service.canary import Canaries
 from broker.service.complete import Complete
+from broker.service.drill import DrillBook
 from broker.service.explain import Explain
 from broker.service.hits import FindHits
 from broker.service.listening import Listeners
@@ -46,7 +51,9 @@ from broker.service.policies import Policies
 from broker.service.ports import CertificateAdded, RequestKey, Root, Write
 from broker.service.publish import Publisher
 from broker.service.revoke import Reinstate, Revocations, Revoke, RevokeTokens
+from broker.service.roster import RosterKeeper
 from broker.service.runs import RunModels, Runs
+from broker.service.verifiers import ForgetVerifier, ListVerifiers
 from broker.token.claims import MAX_LIFETIME_S
 from broker.token.jws import b64url
 from broker.token.keys import Purpose, plain_certificate
@@ -157,13 +164,17 @@ class Broker:
             meter,
             is_sole=parts.is_sole,
         )
+        keeper = RosterKeeper(self.ledger.roster, hub.listeners, clock)
+        noting, drilling = Noting(keeper, hub), self._drilling(hub)
         outermost = Outermost(self.policies, clock, meter, parts.admins)
-        server, self.port, healths = self._server(hub, completions, find_hits, outermost)
+        server, self.port, healths = self._server(hub, completions, find_hits, drilling, keeper, outermost)
         await server.start()
         http, http_socket = self._http(publisher), self._http_socket()
         tasks = [
             asyncio.create_task(hub.run()),
             asyncio.create_task(completions.run()),
+            asyncio.create_task(noting.run()),
+            asyncio.create_task(drilling.run()),
             asyncio.create_task(self._look_after(healths)),
             *([asyncio.create_task(http.serve([http_socket]))] if http is not None and http_socket is not None else []),
         ]
@@ -183,6 +194,7 @@ class Broker:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await noting.close()
             await asyncio.to_thread(self.close)
         if self._fatal is not None:
             raise self._fatal
@@ -235,12 +247,30 @@ class Broker:
         stops = tuple(text for text in stopping if text)
         return Condition(stops, tuple(dict.fromkeys(text for text in passing if text and not _told(text, stops))))
 
+    def _revocations(self) -> Revocations:
+        # Not `max_ttl`: it may have been longer when a token that is still alive was minted (P4).
+        return Revocations(self._parts.clock, timedelta(seconds=MAX_LIFETIME_S))
+
+    def _drilling(self, hub: FeedHub) -> Drilling:
+        clock, meter = self._parts.clock, self._parts.meter
+        canaries = Canaries(
+            self.ledger, self.policies, self.signer, self._revocations(), clock, new_id=new_token_id, meter=meter
+        )
+        book = DrillBook(self.ledger, self.ledger.proofs, self.policies, clock)
+        return Drilling(hub, canaries, book, self.policies, clock, meter)
+
     def _server(
-        self, hub: FeedHub, completions: Completions, find_hits: FindHits, outermost: Outermost
+        self,
+        hub: FeedHub,
+        completions: Completions,
+        find_hits: FindHits,
+        drilling: Drilling,
+        keeper: RosterKeeper,
+        outermost: Outermost,
     ) -> tuple[grpc.aio.Server, int, object]:
         parts, clock, meter = self._parts, self._parts.clock, self._parts.meter
-        # Not `max_ttl`: it may have been longer when a token that is still alive was minted (P4).
-        revocations = Revocations(clock, timedelta(seconds=MAX_LIFETIME_S))
+        revocations = self._revocations()
+        list_verifiers = ListVerifiers(keeper, hub.listeners, self.policies, clock, is_sole=parts.is_sole)
         revoke = Revoke(self.ledger, self.policies, revocations, meter)
         services = Services(
             tokens=TokenService(
@@ -266,7 +296,19 @@ class Broker:
                 self._apply(),
                 Explain(self.policies),
             ),
-            status=StatusService(self.ledger, self.policies, self.signer, hub, clock, self.condition),
+            status=StatusService(
+                self.ledger,
+                self.policies,
+                self.signer,
+                hub,
+                clock,
+                self.condition,
+                list_verifiers,
+                ForgetVerifier(self.ledger, keeper, list_verifiers, clock),
+                self.ledger.roster,
+                drilling,
+            ),
+            drills=DrillService(drilling),
         )
         self.policies.watch(lambda _in_force: self.signer.wake())
         _must_be_papers(self._doors)

@@ -82,7 +82,7 @@ class Drilling:
     ) -> None:
         self._hub = hub
         self._canaries = canaries
-        self._book = book
+        self.book = book
         self._policies = policies
         self._clock = clock
         self._meter = meter
@@ -169,14 +169,14 @@ class Drilling:
     ) -> DrillResult:
         canary = await asyncio.to_thread(self._canaries.mint, realm, by, request)
         if canary.is_repeat:
-            first = await asyncio.to_thread(self._book.of_canary, realm, canary.id)
+            first = await asyncio.to_thread(self.book.of_canary, realm, canary.id)
             if first is None:
                 raise RequestReused(
                     "this drill began before and did not end", hint="drill again, with a new request_id"
                 )
             return first
         result = await self._show(canary, by, tell)
-        result = await asyncio.to_thread(self._book.record, result)
+        result = await asyncio.to_thread(self.book.record, result)
         self._judge(result)
         return result
 
@@ -266,13 +266,13 @@ class Drilling:
     async def _remember(self) -> bool:
         """Raise again the alarms that stood when a broker ended."""
         for realm in self._policies.current().policy.realms:
-            for last in await asyncio.to_thread(self._book.past, realm, 1):
+            for last in await asyncio.to_thread(self.book.past, realm, 1):
                 if not last.passed:
                     self._problems.setdefault(realm, last.problem())
         return True
 
     async def _read_schedules(self) -> None:
-        schedules = dict(await asyncio.to_thread(self._book.schedules))
+        schedules = dict(await asyncio.to_thread(self.book.schedules))
         for realm in self._due.keys() - schedules.keys():
             del self._due[realm]
         for realm, every_s in schedules.items():
@@ -283,7 +283,7 @@ class Drilling:
     async def _first_due_ns(self, realm: str, every_s: int) -> int:
         """Return when the next one is due: an interval after the last one, but not at once after a start."""
         rest_s = 0.0
-        for last in await asyncio.to_thread(self._book.past, realm, 1):
+        for last in await asyncio.to_thread(self.book.past, realm, 1):
             rest_s = every_s - (self._clock.now() - last.at) / timedelta(seconds=1)
         soonest_s = min(every_s, FIRST_AFTER_S) * (1 + self._draw()) / 2
         return self._clock.boottime_ns() + int(min(every_s, max(rest_s, soonest_s)) * 1e9)

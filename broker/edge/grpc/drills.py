@@ -13,7 +13,7 @@ from broker.edge.grpc.drilling import Begun, Drilling
 from broker.edge.grpc.outermost import CALLER
 from broker.edge.grpc.translate import duration, limit, request_key, seconds, timestamp
 from broker.errors import Failure
-from broker.service.drill import DrillBook, Drilled, DrillResult
+from broker.service.drill import Drilled, DrillResult
 from broker.service.ports import RequestKey
 from broker.token.identifiers import identifier
 from broker.token.jws import b64url
@@ -24,9 +24,9 @@ from broker.v1 import drills_pb2_grpc
 class DrillService(drills_pb2_grpc.DrillServiceServicer):
     """Drills now, sets how often, and tells of past drills."""
 
-    def __init__(self, drilling: Drilling, book: DrillBook) -> None:
+    def __init__(self, drilling: Drilling) -> None:
         self._drilling = drilling
-        self._book = book
+        self._book = drilling.book
 
     async def Drill(self, request: pb.DrillRequest, context: ServicerContext) -> AsyncIterator[pb.DrillResponse]:
         """Drill each realm at the same time; what went wrong in one comes after what was found in the others."""

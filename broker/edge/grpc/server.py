@@ -7,6 +7,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
+from broker.edge.grpc.drills import DrillService
 from broker.edge.grpc.feed import FeedService
 from broker.edge.grpc.outermost import Outermost
 from broker.edge.grpc.policy import PolicyService
@@ -15,6 +16,8 @@ from broker.edge.grpc.runs import RunService
 from broker.edge.grpc.status import StatusService
 from broker.edge.grpc.tokens import TokenService
 from broker.v1 import (
+    drills_pb2,
+    drills_pb2_grpc,
     feed_pb2,
     policy_pb2,
     policy_pb2_grpc,
@@ -58,6 +61,7 @@ class Services:
     feed: FeedService
     policy: PolicyService
     status: StatusService
+    drills: DrillService
 
 
 def make_server(
@@ -70,6 +74,7 @@ def make_server(
     revocations_pb2_grpc.add_RevocationServiceServicer_to_server(services.revocations, server)
     policy_pb2_grpc.add_PolicyServiceServicer_to_server(services.policy, server)
     status_pb2_grpc.add_StatusServiceServicer_to_server(services.status, server)
+    drills_pb2_grpc.add_DrillServiceServicer_to_server(services.drills, server)
     server.add_generic_rpc_handlers((services.feed.handler(),))
     healths = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)
@@ -82,6 +87,7 @@ def make_server(
             (feed_pb2, "FeedService"),
             (policy_pb2, "PolicyService"),
             (status_pb2, "StatusService"),
+            (drills_pb2, "DrillService"),
         )
     ]
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)

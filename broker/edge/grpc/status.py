@@ -1,7 +1,7 @@
 """StatusService."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -9,12 +9,17 @@ from grpc.aio import ServicerContext
 
 from broker import __version__
 from broker.domain.policy import Role
+from broker.edge.grpc.drilling import Drilling
 from broker.edge.grpc.feed import FeedHub
 from broker.edge.grpc.outermost import CALLER
-from broker.edge.grpc.translate import duration, nanoseconds
+from broker.edge.grpc.translate import duration, nanoseconds, request_key, timestamp
 from broker.errors import Failure, NotFound, SignerUnavailable
+from broker.service.drill import Drilled, DrillResult
 from broker.service.policies import Policies
 from broker.service.ports import Clock, Ledger, Signer
+from broker.service.proof_ports import Roster
+from broker.service.verifiers import ForgetVerifier, Listed, ListVerifiers
+from broker.token.identifiers import identifier
 from broker.token.keys import Purpose, render_trust
 from broker.v1 import status_pb2 as pb
 from broker.v1 import status_pb2_grpc
@@ -39,6 +44,10 @@ class StatusService(status_pb2_grpc.StatusServiceServicer):
         hub: FeedHub,
         clock: Clock,
         condition: Callable[[], Condition],
+        list_verifiers: ListVerifiers,
+        forget_verifier: ForgetVerifier,
+        roster: Roster,
+        drilling: Drilling,
     ) -> None:
         self._ledger = ledger
         self._policies = policies
@@ -46,13 +55,17 @@ class StatusService(status_pb2_grpc.StatusServiceServicer):
         self._hub = hub
         self._clock = clock
         self._condition = condition
+        self._list_verifiers = list_verifiers
+        self._forget_verifier = forget_verifier
+        self._roster = roster
+        self._drilling = drilling
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: ServicerContext) -> pb.GetStatusResponse:
         """Return the state."""
         del request, context
         CALLER.get().must_be(Role.ADMIN, Role.AUDITOR)
         condition = await asyncio.to_thread(self._condition)
-        problems = (*condition.stops_minting, *condition.passing)
+        problems = (*condition.stops_minting, *condition.passing, *self._drilling.problems)
         try:
             head = await asyncio.to_thread(self._ledger.head)
         except Failure as failure:
@@ -71,28 +84,38 @@ class StatusService(status_pb2_grpc.StatusServiceServicer):
     async def ListVerifiers(
         self, request: pb.ListVerifiersRequest, context: ServicerContext
     ) -> pb.ListVerifiersResponse:
-        """Return who listens."""
+        """Return who listens, and who ever did."""
         del context
         CALLER.get().must_be(Role.ADMIN, Role.AUDITOR)
-        now_ns = self._clock.boottime_ns()
+        realm = identifier("realm", request.realm) if request.realm else None
+        known = await asyncio.to_thread(self._roster.known, realm)
+        lines = self._list_verifiers(known, realm)
+        parts = await asyncio.to_thread(self._last_parts, sorted({line.realm for line in lines}))
         head = self._hub.publisher.head
         size = head.size if head is not None else 0
         return pb.ListVerifiersResponse(
-            verifiers=[
-                pb.VerifierStatus(
-                    verifier=listener.verifier,
-                    realm=listener.realm,
-                    version=listener.version,
-                    address=listener.address,
-                    head=listener.head,
-                    behind=max(0, size - listener.head),
-                    silent_for=nanoseconds(now_ns - (listener.acknowledged_ns or listener.joined_ns)),
-                    state=listener.state(now_ns),
-                    last_nack=listener.last_nack,
-                )
-                for listener in self._hub.listeners.present(now_ns, request.realm or None)
-            ]
+            verifiers=[_status(line, size, parts[line.realm].get(line.verifier)) for line in lines]
         )
+
+    async def ForgetVerifier(
+        self, request: pb.ForgetVerifierRequest, context: ServicerContext
+    ) -> pb.ForgetVerifierResponse:
+        """Take a verifier that is gone off the list."""
+        del context
+        caller = CALLER.get()
+        caller.must_be(Role.ADMIN)
+        known = await asyncio.to_thread(self._roster.known, None)
+        write = self._forget_verifier.prepare(
+            caller,
+            request.verifier,
+            request.realm,
+            known,
+            reason=request.reason,
+            request=request_key(caller, request),
+        )
+        index = await asyncio.to_thread(self._forget_verifier.commit, write)
+        self._forget_verifier.done(request.verifier, request.realm)
+        return pb.ForgetVerifierResponse(index=index)
 
     async def GetTrust(self, request: pb.GetTrustRequest, context: ServicerContext) -> pb.GetTrustResponse:
         """Return what verifiers pin. A verifier learns of its own realm only (P8)."""
@@ -105,6 +128,9 @@ class StatusService(status_pb2_grpc.StatusServiceServicer):
                 raise NotFound("there is no such realm for you", hint="name one that the policy gives to you, or none")
             realms = [wanted]
         return pb.GetTrustResponse(document=render_trust(self._signer.roots(realm) for realm in realms))
+
+    def _last_parts(self, realms: Sequence[str]) -> Mapping[str, Mapping[str, tuple[DrillResult, Drilled]]]:
+        return {realm: self._drilling.book.last_parts(realm) for realm in realms}
 
     def _realm(self, name: str) -> pb.RealmStatus:
         listening = self._hub.listeners.present(self._clock.boottime_ns(), name)
@@ -121,3 +147,26 @@ class StatusService(status_pb2_grpc.StatusServiceServicer):
             verifiers=sum(listener.left_ns is None for listener in listening),
             revocations=self._hub.publisher.in_force(name),
         )
+
+
+def _status(line: Listed, size: int, part: tuple[DrillResult, Drilled] | None) -> pb.VerifierStatus:
+    return pb.VerifierStatus(
+        verifier=line.verifier,
+        realm=line.realm,
+        version=line.version,
+        address=line.address,
+        head=line.head,
+        behind=max(0, size - line.head),
+        silent_for=nanoseconds(line.silent_ns),
+        state=line.state,
+        last_nack=line.last_nack,
+        fresh_for=nanoseconds(line.fresh_for_ns),
+        uses=line.uses,
+        last_drill=_last_drill(*part) if part is not None else None,
+        seen_at=timestamp(line.seen_at),
+    )
+
+
+def _last_drill(result: DrillResult, one: Drilled) -> pb.LastDrill:
+    span = None if one.time_to_deny_us is None else duration(timedelta(microseconds=one.time_to_deny_us))
+    return pb.LastDrill(at=timestamp(result.at), outcome=one.outcome.value, time_to_deny=span)
