@@ -2,52 +2,31 @@
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from broker.errors import Invalid, Malformed, Untrusted
-from broker.token.jws import MAX_SAFE_INT, ParsedJws, parse_jws, signing_input
-from broker.token.keys import Purpose, RealmTrust, check_certificate, verify_es256
-from broker.token.revocation import Selector
+from broker.token.identifiers import identifier, principal_uri
+from broker.token.jws import MAX_SAFE_INT, parse_jws, signing_input
+from broker.token.keys import Purpose, RealmTrust, TrustedKey, check_certificate, verify_es256
+from broker.token.revocation import Dimension, Selector
 
 COMPLETION_TYP = "revocation-completion+jwt"
-# Ten thousand verifiers take about one and a half.
-MAX_STATEMENT_BYTES = 16 << 20
+# Ten thousand verifiers take about two.
+MAX_COMPLETION_BYTES = 4 << 20
 MAX_DOCUMENT_BYTES = 64 << 20
-# Ten years: what is beyond was not waited for.
-MAX_TOOK_MS = 10 * 366 * 86_400_000
-STATES = ("acknowledged", "lapsed", "left")
+MAX_REASON_CHARS = 500
+ACKNOWLEDGED, LAPSED, LEFT = "acknowledged", "lapsed", "left"
+STATES = (ACKNOWLEDGED, LAPSED, LEFT)
+# Stands for the broker itself where a principal asked.
+BROKER = "broker"
 
+_INCARNATION = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _INSTANT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z", re.ASCII)
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-_STOP_NAMES = frozenset({"verifier", "realm", "state", "after_ms", "uses_cut"})
-_TYPES: Mapping[str, type | tuple[type, ...]] = {
-    "iss": str,
-    "iat": int,
-    "realm": str,
-    "realms": list,
-    "incarnation": str,
-    "index": int,
-    "entries": int,
-    "selector": dict,
-    "reason": str,
-    "by": str,
-    "blocks": bool,
-    "committed_at": str,
-    "in_force_at": str,
-    "listening": int,
-    "acknowledged": int,
-    "lapsed": int,
-    "left": int,
-    "verifiers": list,
-    "slowest": (dict, type(None)),
-    "waited_ms": int,
-    "tokens": (int, type(None)),
-    "uses_cut": int,
-    "certificate": str,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +34,9 @@ class VerifierStop:
     """How one verifier stopped accepting, whole milliseconds after the commit, rounded up.
 
     `state`: `acknowledged`, `lapsed` (its lease ran out), or `left` (it said that it accepts nothing any more).
+
+    Raises:
+        Malformed: A part breaks its rule.
     """
 
     verifier: str
@@ -63,18 +45,32 @@ class VerifierStop:
     after_ms: int
     uses_cut: int
 
+    def __post_init__(self) -> None:
+        try:
+            principal_uri("verifier", _text(self.verifier))
+            identifier("realm", _text(self.realm))
+        except Invalid as bad:
+            raise Malformed(f"a verifier of the completion: {bad.message}") from bad
+        if self.state not in STATES:
+            raise Malformed("a verifier of the completion has a state that there is not")
+        _count("after_ms of a verifier", self.after_ms)
+        _count("uses_cut of a verifier", self.uses_cut)
+
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """What a completion states for one realm: nobody there accepts a matching token any more.
+    """What a completion states for one realm: since `in_force_at` nobody there accepts a matching token.
 
-    The revocation has `entries` ledger entries, of which `index` is the last. `realms` are all that it
-    concerned: for each there is a statement of its own. `verifiers` come the slowest first, then by name.
-    `waited_ms`: how long verifiers were waited for that the broker could not know of. `tokens`: live tokens
-    of this realm that it hit; None when they were not counted. Instants are aware UTC, whole milliseconds.
+    The revocation has `entries` ledger entries, of which `index` is the last; of many single tokens, the
+    selector names their realm alone. `realms`: all that it concerned, each of which has a statement of its
+    own. `selector`: by the name of the dimension. `verifiers` are `in_order`; a name may come twice, because
+    each stream counts.
+    `waited_ms`: how long it waited for verifiers that nobody could know of. `tokens`: live tokens that it
+    hit; None when they were not counted. `iat` is in Unix seconds, and is compared with no other instant of
+    the statement: clocks are set back. Instants are aware UTC, whole milliseconds.
 
     Raises:
-        Malformed: The parts do not fit together.
+        Malformed: A part breaks its rule, or the parts contradict each other.
     """
 
     iss: str
@@ -97,87 +93,64 @@ class Statement:
     certificate: str
 
     def __post_init__(self) -> None:
-        numbers = (self.iat, self.index, self.entries, self.waited_ms, self.uses_cut, self.tokens or 0)
-        if any(not 0 <= number <= MAX_SAFE_INT for number in numbers) or not 1 <= self.entries <= self.index + 1:
-            raise Malformed("a number of the completion is out of its range")
-        if self.realm not in self.realms or list(self.realms) != sorted(set(self.realms)):
-            raise Malformed("the completion's realms are not in order, or lack its own")
-        try:
-            Selector.of(**dict(self.selector))
-        except (Invalid, KeyError, TypeError) as bad:
-            raise Malformed("the completion's selector is malformed") from bad
-        for stop in self.verifiers:
-            if stop.state not in STATES or stop.realm != self.realm or not stop.verifier:
-                raise Malformed("a verifier's state in the completion is malformed")
-            if not 0 <= stop.after_ms <= MAX_SAFE_INT or not 0 <= stop.uses_cut <= MAX_SAFE_INT:
-                raise Malformed("a verifier's number in the completion is out of its range")
-        if list(self.verifiers) != sorted(self.verifiers, key=_slowest_first):
-            raise Malformed("the completion's verifiers are not in order, the slowest first")
-        if self.uses_cut != sum(stop.uses_cut for stop in self.verifiers):
-            raise Malformed("the completion's uses do not add up")
-        if self.took_ms > MAX_TOOK_MS or self.in_force_at - self.committed_at != timedelta(milliseconds=self.took_ms):
-            raise Malformed("the completion is in force at another time than its slowest verifier stopped")
+        _check_each(self)
+        _check_together(self)
 
     @property
     def took_ms(self) -> int:
-        """Whole milliseconds from the commit until nobody in this realm accepted any more."""
-        return max([self.waited_ms, *(stop.after_ms for stop in self.verifiers)])
+        """Whole milliseconds from the commit until nobody in this realm could accept any more."""
+        return max(self.waited_ms, *(stop.after_ms for stop in self.verifiers), 0)
 
     @property
     def slowest(self) -> VerifierStop | None:
         """The verifier that stopped last, or None: nobody listened."""
         return self.verifiers[0] if self.verifiers else None
 
+    @property
+    def listening(self) -> int:
+        """How many were waited for."""
+        return len(self.verifiers)
 
-def _slowest_first(stop: VerifierStop) -> tuple[int, str, str, int]:
-    return (-stop.after_ms, stop.verifier, stop.state, stop.uses_cut)
+    @property
+    def acknowledged(self) -> int:
+        """Of these, how many said that they had applied it."""
+        return self._in(ACKNOWLEDGED)
+
+    @property
+    def lapsed(self) -> int:
+        """Of these, how many leases ran out."""
+        return self._in(LAPSED)
+
+    @property
+    def left(self) -> int:
+        """Of these, how many said that they accept nothing any more."""
+        return self._in(LEFT)
+
+    def _in(self, state: str) -> int:
+        return sum(stop.state == state for stop in self.verifiers)
 
 
-def in_order(stops: "list[VerifierStop]") -> tuple[VerifierStop, ...]:
-    """Return stops in the one order of a statement."""
-    return tuple(sorted(stops, key=_slowest_first))
+def in_order(stops: Iterable[VerifierStop]) -> tuple[VerifierStop, ...]:
+    """Return stops in the one order of a statement: the slowest first, then by name."""
+    return tuple(sorted(stops, key=lambda stop: (-stop.after_ms, stop.verifier, stop.state, stop.uses_cut)))
 
 
 def statement_payload(statement: Statement) -> bytes:
     """Return the one JSON spelling of a statement: names sorted, no spaces, ASCII, no number but integers."""
     slowest = statement.slowest
-    states = [stop.state for stop in statement.verifiers]
-    return _ENCODER.encode(
-        {
-            "iss": statement.iss,
-            "iat": statement.iat,
-            "realm": statement.realm,
-            "realms": list(statement.realms),
-            "incarnation": statement.incarnation,
-            "index": statement.index,
-            "entries": statement.entries,
-            "selector": dict(statement.selector),
-            "reason": statement.reason,
-            "by": statement.by,
-            "blocks": statement.blocks,
-            "committed_at": _spelled(statement.committed_at),
-            "in_force_at": _spelled(statement.in_force_at),
-            "listening": len(states),
-            **{state: states.count(state) for state in STATES},
-            "verifiers": [
-                {
-                    "verifier": stop.verifier,
-                    "realm": stop.realm,
-                    "state": stop.state,
-                    "after_ms": stop.after_ms,
-                    "uses_cut": stop.uses_cut,
-                }
-                for stop in statement.verifiers
-            ],
-            "slowest": None
-            if slowest is None
-            else {"verifier": slowest.verifier, "state": slowest.state, "after_ms": slowest.after_ms},
-            "waited_ms": statement.waited_ms,
-            "tokens": statement.tokens,
-            "uses_cut": statement.uses_cut,
-            "certificate": statement.certificate,
-        }
-    ).encode("ascii")
+    states = Counter(stop.state for stop in statement.verifiers)
+    # fmt: off
+    return _ENCODER.encode({
+        **{name: getattr(statement, name) for name in _AS_THEY_ARE},
+        **{state: states[state] for state in STATES},
+        "listening": len(statement.verifiers),
+        "selector": dict(statement.selector),
+        "committed_at": _spelled(statement.committed_at),
+        "in_force_at": _spelled(statement.in_force_at),
+        "verifiers": [{name: getattr(stop, name) for name in _STOP_NAMES} for stop in statement.verifiers],
+        "slowest": slowest and {name: getattr(slowest, name) for name in ("after_ms", "state", "verifier")},
+    }).encode("ascii")
+    # fmt: on
 
 
 def completion_signing_input(kid: str, payload: bytes) -> bytes:
@@ -192,56 +165,57 @@ def check_completion(text: str, trust: Mapping[str, RealmTrust]) -> Statement:
         Malformed: Not a completion in the only form there is, or one that contradicts itself.
         Untrusted: Not signed by a key that a root of its realm in `trust` certified for completions, at that time.
     """
-    # 1. The form, and one spelling.
-    jws = parse_jws(text, typ=COMPLETION_TYP, max_bytes=MAX_STATEMENT_BYTES)
-    unverified = _read(jws)
-    # 2. The realm is one of those that are pinned (P8).
-    pinned = trust.get(unverified.realm)
-    if pinned is None:
-        raise Untrusted(f"the trust file says nothing of realm {unverified.realm!r}")
-    if unverified.iss != pinned.issuer:
-        raise Untrusted(f"the completion is not from the issuer of realm {unverified.realm}")
-    # 3. The realm's root certified the key, for this purpose.
-    key = check_certificate(unverified.certificate, pinned, Purpose.COMPLETION)
+    # 1. The form, in one spelling.
+    jws = parse_jws(text, typ=COMPLETION_TYP, max_bytes=MAX_COMPLETION_BYTES)
+    unverified = _claims(jws.payload)
+    # 2. The root of a pinned realm certified the key, for this purpose (P8, P9).
+    key, pinned = _certified(unverified, trust)
+    # 3. That key signed it.
     if key.kid != jws.kid:
         raise Untrusted("the completion is signed by another key than its certificate names")
-    # 4. It was made in the time for which the key vouches.
-    if not key.not_before <= unverified.iat <= key.signs_until:
-        raise Untrusted("the completion was made outside its key's time")
-    # 5. The signature.
     if not verify_es256(key.public_key, jws.signature, jws.signing_input):
-        raise Untrusted("the completion's signature is wrong")
-    return unverified
+        raise Untrusted("the completion's signature is wrong: it was altered, or another key signed it")
+    # 4. What it says is in order, and what it says twice is the same: the counts, and who was the slowest.
+    statement = _read(unverified)
+    if statement_payload(statement) != jws.payload:
+        raise Malformed("the completion's counts or its slowest verifier are not those of its list")
+    # 5. By the issuer of its realm, in the time for which the key vouches.
+    if statement.iss != pinned.issuer:
+        raise Untrusted(f"the completion is not from the issuer of realm {statement.realm}")
+    if not key.not_before <= statement.iat <= key.signs_until:
+        raise Untrusted("the completion was signed outside of its key's time")
+    return statement
 
 
 def check_completions(document: str, trust: Mapping[str, RealmTrust]) -> tuple[Statement, ...]:
-    r"""Return what a file states: one JWS in each line, by the name of its realm, each line ended by `\n`.
+    r"""Return what a file states: one JWS in each line, by the name of its realm, each line ended by one `\n`.
 
     Raises:
         Malformed: Not such a file; a realm that the revocation concerned is missing, or two lines tell of
             different revocations.
-        Untrusted: As `check_completion`. Both name the line.
+        Untrusted: As `check_completion`. What is wrong with one line begins with its number.
     """
     if len(document) > MAX_DOCUMENT_BYTES:
         raise Malformed(f"longer than {MAX_DOCUMENT_BYTES} bytes")
     if not document.endswith("\n"):
-        raise Malformed("the file is empty or its last line is cut off")
-    statements = []
+        raise Malformed("the file is empty, or its last line is cut off")
+    statements: list[Statement] = []
+    # Not `splitlines`, to which other characters end a line too.
     for number, line in enumerate(document[:-1].split("\n"), 1):
         try:
             statements.append(check_completion(line, trust))
         except (Malformed, Untrusted) as bad:
             raise type(bad)(f"line {number}: {bad.message}") from bad
-    first = statements[0]
-    for number, statement in enumerate(statements, 1):
-        if _revocation(statement) != _revocation(first):
+        if _revocation(statements[-1]) != _revocation(statements[0]):
             raise Malformed(f"line {number}: tells of another revocation than line 1")
-    if tuple(statement.realm for statement in statements) != first.realms:
-        raise Malformed(f"there must be one line for each realm concerned, in order: {', '.join(first.realms)}")
+    realms = statements[0].realms
+    if tuple(statement.realm for statement in statements) != realms:
+        raise Malformed(f"there must be one line for each realm concerned, in this order: {', '.join(realms)}")
     return tuple(statements)
 
 
 def _revocation(statement: Statement) -> tuple[object, ...]:
+    """Return what statements of one revocation have in common."""
     return (
         statement.incarnation,
         statement.index,
@@ -255,66 +229,142 @@ def _revocation(statement: Statement) -> tuple[object, ...]:
     )
 
 
-def _read(jws: ParsedJws) -> Statement:
+def _check_each(s: Statement) -> None:
+    """Judge each part by itself."""
+    for name, number in (("iat", s.iat), ("index", s.index), ("entries", s.entries)):
+        _count(name, number, least=1)
+    for name, number in (("waited_ms", s.waited_ms), ("uses_cut", s.uses_cut)):
+        _count(name, number)
+    if s.tokens is not None:
+        _count("tokens", s.tokens)
+    if type(s.blocks) is not bool:
+        raise Malformed("claim blocks of the completion is neither true nor false")
+    if not _INCARNATION.fullmatch(_text(s.incarnation)):
+        raise Malformed("claim incarnation of the completion names no ledger")
+    # The broker keeps one line of plain text; whoever shows this must not be made to show anything else.
+    if not 1 <= len(_text(s.reason)) <= MAX_REASON_CHARS or not s.reason.isprintable():
+        raise Malformed("claim reason of the completion is not one line of plain text")
     try:
-        claims: Any = json.loads(jws.payload.decode("ascii"))
-        # Whatever has another spelling, a name twice or a number of another form comes out different.
-        is_same = _ENCODER.encode(claims).encode("ascii") == jws.payload
+        for realm in s.realms:
+            identifier("realms", _text(realm))
+        if s.by != BROKER:
+            principal_uri("by", _text(s.by))
+    except Invalid as bad:
+        raise Malformed(f"claim {bad.message}") from bad
+    for at in (s.committed_at, s.in_force_at):
+        if at.utcoffset() != timedelta() or at.microsecond % 1000:
+            raise Malformed("an instant of the completion is not in UTC and whole milliseconds")
+
+
+def _check_together(s: Statement) -> None:
+    """Judge what the parts say together."""
+    if s.realm not in s.realms or list(s.realms) != sorted(set(s.realms)):
+        raise Malformed("the completion's realms are not in order, or lack its own")
+    selector = _selector(s.selector)
+    if not all(selector.concerns(realm) for realm in s.realms):
+        raise Malformed("the completion is for a realm that its selector does not concern")
+    # Of many single tokens the selector names the realm alone, and nothing is blocked.
+    is_of_tokens = not s.blocks and selector.names_only(Dimension.REALM)
+    if s.blocks != selector.is_blocking and not is_of_tokens:
+        raise Malformed("the completion says of its selector that it blocks, or that it does not")
+    if (s.entries > 1 and not is_of_tokens) or s.entries > s.index:
+        raise Malformed("the completion has more entries than it can have")
+    if any(stop.realm != s.realm for stop in s.verifiers):
+        raise Malformed("the completion names a verifier of another realm")
+    if s.verifiers != in_order(s.verifiers):
+        raise Malformed("the completion's verifiers are not in order: the slowest first, then by name")
+    if s.uses_cut != sum(stop.uses_cut for stop in s.verifiers):
+        raise Malformed("the completion's running uses do not add up")
+    # In milliseconds, since a count of them can be longer than an instant may be late.
+    if (s.in_force_at - s.committed_at) // timedelta(milliseconds=1) != s.took_ms:
+        raise Malformed("the completion is in force at another time than the one at which the last one stopped")
+
+
+def _selector(named: tuple[tuple[str, str], ...]) -> Selector:
+    try:
+        selector = Selector(tuple(sorted((Dimension[name.upper()], _text(value)) for name, value in named)))
+    except (Invalid, KeyError) as bad:
+        raise Malformed("the completion's selector is malformed") from bad
+    if [name for name, _ in named] != sorted(dimension.name.lower() for dimension, _ in selector.conditions):
+        raise Malformed("the completion's selector is not by the names of its dimensions")
+    return selector
+
+
+def _count(name: str, number: int, *, least: int = 0) -> None:
+    # `True` and `1.0` count as 1 in Python, and are something else on the wire.
+    if type(number) is not int or not least <= number <= MAX_SAFE_INT:
+        raise Malformed(f"claim {name} of the completion is not a number in its range")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise Malformed("a claim of the completion is not a text")
+    return value
+
+
+def _claims(payload: bytes) -> dict[str, Any]:
+    """Return the claims by name; what is behind each name is anything that JSON has."""
+    try:
+        claims = json.loads(payload.decode("ascii"))
+        # A name twice, a space, an escape or a number of another spelling: all come out different.
+        is_same = _ENCODER.encode(claims).encode("ascii") == payload
     except (ValueError, RecursionError) as bad:
-        raise Malformed("the completion is not JSON in its one spelling") from bad
+        raise Malformed("the completion is not JSON") from bad
     if not is_same:
         raise Malformed("the completion is not JSON in its one spelling")
-    if not isinstance(claims, dict) or set(claims) != set(_TYPES):
+    if not isinstance(claims, dict) or set(claims) != _NAMES:
         raise Malformed("a completion must have exactly our claims")
-    for name, kind in _TYPES.items():
-        # A boolean is an integer to Python, and to nobody else.
-        if not isinstance(claims[name], kind) or (isinstance(claims[name], bool) and kind is not bool):
-            raise Malformed(f"claim {name} of the completion has another type")
-    if not all(isinstance(text, str) for text in (*claims["realms"], *claims["selector"].values())):
-        raise Malformed("the completion's realms and selector must be texts")
-    statement = Statement(
-        iss=claims["iss"],
-        iat=claims["iat"],
-        realm=claims["realm"],
-        realms=tuple(claims["realms"]),
-        incarnation=claims["incarnation"],
-        index=claims["index"],
-        entries=claims["entries"],
-        selector=tuple(claims["selector"].items()),
-        reason=claims["reason"],
-        by=claims["by"],
-        blocks=claims["blocks"],
-        committed_at=_instant(claims["committed_at"]),
-        in_force_at=_instant(claims["in_force_at"]),
-        waited_ms=claims["waited_ms"],
-        verifiers=tuple(_stop(one) for one in claims["verifiers"]),
-        tokens=claims["tokens"],
-        uses_cut=claims["uses_cut"],
-        certificate=claims["certificate"],
-    )
-    # What is said twice must be the same: the counts, and who was the slowest.
-    if statement_payload(statement) != jws.payload:
-        raise Malformed("the completion contradicts itself")
-    return statement
+    return claims
+
+
+def _certified(unverified: Mapping[str, Any], trust: Mapping[str, RealmTrust]) -> tuple[TrustedKey, RealmTrust]:
+    try:
+        realm = identifier("realm", _text(unverified["realm"]))
+    except Invalid as bad:
+        raise Malformed(f"claim {bad.message}") from bad
+    pinned = trust.get(realm)
+    if pinned is None:
+        raise Untrusted(f"the trust file says nothing of realm {realm}")
+    try:
+        return check_certificate(_text(unverified["certificate"]), pinned, Purpose.COMPLETION), pinned
+    except Malformed as bad:
+        raise Malformed(f"its certificate: {bad.message}") from bad
+
+
+def _read(claims: Mapping[str, Any]) -> Statement:
+    selector, realms, verifiers = claims["selector"], claims["realms"], claims["verifiers"]
+    if not isinstance(selector, dict) or not isinstance(realms, list) or not isinstance(verifiers, list):
+        raise Malformed("claims selector, realms and verifiers of the completion have other types")
+    read: dict[str, Any] = {
+        "selector": tuple(selector.items()),
+        "realms": tuple(realms),
+        "verifiers": tuple(_stop(one) for one in verifiers),
+        "committed_at": _instant(claims["committed_at"]),
+        "in_force_at": _instant(claims["in_force_at"]),
+    }
+    return Statement(**{field.name: read.get(field.name, claims[field.name]) for field in fields(Statement)})
 
 
 def _stop(one: Any) -> VerifierStop:
-    if not isinstance(one, dict) or set(one) != _STOP_NAMES:
-        raise Malformed("a verifier in the completion must have exactly our names")
-    texts, numbers = (one["verifier"], one["realm"], one["state"]), (one["after_ms"], one["uses_cut"])
-    if not all(isinstance(text, str) for text in texts) or not all(type(number) is int for number in numbers):
-        raise Malformed("a verifier in the completion has a value of another type")
-    return VerifierStop(*texts, *numbers)
+    if not isinstance(one, dict) or set(one) != set(_STOP_NAMES):
+        raise Malformed("a verifier of the completion must have exactly our names")
+    return VerifierStop(**one)
 
 
 def _spelled(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _instant(text: str) -> datetime:
-    if not _INSTANT.fullmatch(text):
+def _instant(text: object) -> datetime:
+    if not _INSTANT.fullmatch(_text(text)):
         raise Malformed("an instant of the completion is not RFC 3339 in UTC with milliseconds")
     try:
-        return datetime.fromisoformat(text)
+        return datetime.fromisoformat(_text(text))
     except ValueError as bad:
         raise Malformed("an instant of the completion does not exist") from bad
+
+
+_STOP_NAMES = tuple(field.name for field in fields(VerifierStop))
+_SPELLED = frozenset({"selector", "committed_at", "in_force_at", "verifiers"})
+_AS_THEY_ARE = tuple(field.name for field in fields(Statement) if field.name not in _SPELLED)
+_NAMES = frozenset({*_AS_THEY_ARE, *_SPELLED, *STATES, "listening", "slowest"})
