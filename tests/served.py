@@ -15,6 +15,7 @@ import grpc
 from broker.errors import Stale, Untrusted
 from broker.sdk import Identity, Verifier
 from broker.v1 import (
+    drills_pb2_grpc,
     policy_pb2,
     policy_pb2_grpc,
     revocations_pb2,
@@ -193,6 +194,9 @@ level = "debug"
 
     def status(self, name: str = "admin") -> Any:
         return status_pb2_grpc.StatusServiceStub(self.channel(name))
+
+    def drills(self, name: str = "admin") -> Any:
+        return drills_pb2_grpc.DrillServiceStub(self.channel(name))
 
     def apply(self, document: str) -> Any:
         answer = self.policies().ApplyPolicy(

@@ -14,6 +14,7 @@ from google.rpc import status_pb2 as rpc_status
 
 import broker.v1
 from broker.v1 import (
+    drills_pb2,
     feed_pb2,
     feed_pb2_grpc,
     policy_pb2,
@@ -102,6 +103,8 @@ MAY = {
     "RunService/CloseRun": {"harness"},
     "RunService/ListRuns": {"harness", "admin", "auditor"},
     "RevocationService/Revoke": {"admin"},
+    "RevocationService/RevokeTokens": {"admin"},
+    "RevocationService/GetRevocation": {"admin", "auditor"},
     "RevocationService/Reinstate": {"admin"},
     "RevocationService/ListRevocations": {"admin", "auditor"},
     "FeedService/Listen": {"verifier"},
@@ -110,7 +113,11 @@ MAY = {
     "PolicyService/Explain": {"harness", "admin", "auditor"},
     "StatusService/GetStatus": {"admin", "auditor"},
     "StatusService/ListVerifiers": {"admin", "auditor"},
+    "StatusService/ForgetVerifier": {"admin"},
     "StatusService/GetTrust": ANY,
+    "DrillService/Drill": {"admin"},
+    "DrillService/ScheduleDrills": {"admin"},
+    "DrillService/ListDrills": {"admin", "auditor"},
 }
 # A call that is right in every way but, perhaps, for who makes it.
 CALLS = {
@@ -133,6 +140,16 @@ CALLS = {
             revocations_pb2.RevokeRequest(request_id=request_id(), selector=selecting(token="A" * 22), reason="x")
         )
     ),
+    "RevocationService/RevokeTokens": lambda s, n: list(
+        s.revocations(n).RevokeTokens(
+            revocations_pb2.RevokeTokensRequest(
+                request_id=request_id(), realm="evaluation", tokens=["A" * 22], reason="x"
+            )
+        )
+    ),
+    "RevocationService/GetRevocation": lambda s, n: list(
+        s.revocations(n).GetRevocation(revocations_pb2.GetRevocationRequest(index=2**40))
+    ),
     "RevocationService/Reinstate": lambda s, n: s.revocations(n).Reinstate(
         revocations_pb2.ReinstateRequest(request_id=request_id(), selector=selecting(partner="acme"), reason="x")
     ),
@@ -149,6 +166,16 @@ CALLS = {
     ),
     "StatusService/GetStatus": lambda s, n: s.status(n).GetStatus(status_pb2.GetStatusRequest()),
     "StatusService/ListVerifiers": lambda s, n: s.status(n).ListVerifiers(status_pb2.ListVerifiersRequest()),
+    "StatusService/ForgetVerifier": lambda s, n: s.status(n).ForgetVerifier(
+        status_pb2.ForgetVerifierRequest(
+            request_id=request_id(), verifier="spiffe://lab.example/none", realm="evaluation", reason="x"
+        )
+    ),
+    "DrillService/Drill": lambda s, n: list(s.drills(n).Drill(drills_pb2.DrillRequest(request_id=request_id()))),
+    "DrillService/ScheduleDrills": lambda s, n: s.drills(n).ScheduleDrills(
+        drills_pb2.ScheduleDrillsRequest(request_id=request_id(), realm="evaluation")
+    ),
+    "DrillService/ListDrills": lambda s, n: s.drills(n).ListDrills(drills_pb2.ListDrillsRequest()),
     "StatusService/GetTrust": lambda s, n: s.status(n).GetTrust(status_pb2.GetTrustRequest()),
 }
 WHO = {"admin": "admin", "auditor": "auditor", "acme": "harness", "gateway": "verifier", "stranger": None}
@@ -186,10 +213,15 @@ EMPTY = {
     "RunService/KeepRun": runs_pb2.KeepRunRequest(),
     "RunService/CloseRun": runs_pb2.CloseRunRequest(),
     "RevocationService/Revoke": revocations_pb2.RevokeRequest(),
+    "RevocationService/RevokeTokens": revocations_pb2.RevokeTokensRequest(),
     "RevocationService/Reinstate": revocations_pb2.ReinstateRequest(),
+    "StatusService/ForgetVerifier": status_pb2.ForgetVerifierRequest(),
+    "DrillService/Drill": drills_pb2.DrillRequest(),
+    "DrillService/ScheduleDrills": drills_pb2.ScheduleDrillsRequest(),
     "PolicyService/ApplyPolicy": policy_pb2.ApplyPolicyRequest(),
     "PolicyService/Explain": policy_pb2.ExplainRequest(),
 }
+STREAMS = {"Revoke", "RevokeTokens", "Drill"}
 
 
 @pytest.mark.parametrize("method", sorted(EMPTY))
@@ -198,12 +230,12 @@ def test_p7_an_empty_request_is_refused_and_a_stranger_learns_nothing_of_what_it
 
     def call(who):
         channel = served.channel(who)
-        rpc = channel.unary_stream if name == "Revoke" else channel.unary_unary
+        rpc = channel.unary_stream if name in STREAMS else channel.unary_unary
         # Sent as it is, without a stub.
         answer = rpc(f"/broker.v1.{service}/{name}", lambda message: message.SerializeToString(), bytes)(
             EMPTY[method], timeout=10
         )
-        return list(answer) if name == "Revoke" else answer
+        return list(answer) if name in STREAMS else answer
 
     able = {"harness": "acme", "admin": "admin"}["harness" if "harness" in MAY[method] else "admin"]
     found = refusal(lambda: call(able))
@@ -267,6 +299,21 @@ def test_b20_a_caller_of_one_partner_can_neither_act_for_nor_see_another(served)
             )
             for each in handles
         ],
+        "RevocationService/RevokeTokens": [
+            lambda s: list(
+                s.revocations("globex").RevokeTokens(
+                    revocations_pb2.RevokeTokensRequest(
+                        request_id=rid(), realm="evaluation", tokens=[mine.id], reason="x"
+                    )
+                )
+            )
+        ],
+        "RevocationService/GetRevocation": [
+            lambda s, index=index: list(
+                s.revocations("globex").GetRevocation(revocations_pb2.GetRevocationRequest(index=index))
+            )
+            for index in (0, 1, mine.index, 2**40)
+        ],
         "RevocationService/Reinstate": [
             lambda s, each=each: s.revocations("globex").Reinstate(
                 revocations_pb2.ReinstateRequest(request_id=rid(), selector=each, reason="x")
@@ -288,6 +335,22 @@ def test_b20_a_caller_of_one_partner_can_neither_act_for_nor_see_another(served)
         ],
         "StatusService/GetStatus": [lambda s: s.status("globex").GetStatus(status_pb2.GetStatusRequest())],
         "StatusService/ListVerifiers": [lambda s: s.status("globex").ListVerifiers(status_pb2.ListVerifiersRequest())],
+        "StatusService/ForgetVerifier": [
+            lambda s: s.status("globex").ForgetVerifier(
+                status_pb2.ForgetVerifierRequest(
+                    request_id=rid(), verifier="spiffe://lab.example/gateway", realm="evaluation", reason="x"
+                )
+            )
+        ],
+        "DrillService/Drill": [
+            lambda s: list(s.drills("globex").Drill(drills_pb2.DrillRequest(request_id=rid(), realm="evaluation")))
+        ],
+        "DrillService/ScheduleDrills": [
+            lambda s: s.drills("globex").ScheduleDrills(
+                drills_pb2.ScheduleDrillsRequest(request_id=rid(), realm="evaluation")
+            )
+        ],
+        "DrillService/ListDrills": [lambda s: s.drills("globex").ListDrills(drills_pb2.ListDrillsRequest())],
         "FeedService/Listen": [
             lambda s, realm=realm: listen(s, "globex", realm) for realm in ("evaluation", "research")
         ],
