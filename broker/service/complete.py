@@ -164,8 +164,6 @@ def _said(realm: str, done: InForce, now: datetime, incarnation: str, issuer: st
     )
     waited_ms = _ms(done.unknown_ns)
     took_ms = max([stop.after_ms for stop in stops] + [waited_ms])
-    # Whole milliseconds, as they are spelled: so that the sum is what a reader adds up.
-    committed_at = revoked.at.replace(microsecond=revoked.at.microsecond // 1000 * 1000)
     return Statement(
         iss=issuer,
         iat=int(now.timestamp()),
@@ -178,8 +176,8 @@ def _said(realm: str, done: InForce, now: datetime, incarnation: str, issuer: st
         reason=revoked.reason,
         by=revoked.by,
         blocks=revoked.blocks,
-        committed_at=committed_at,
-        in_force_at=committed_at + timedelta(milliseconds=took_ms),
+        committed_at=revoked.at,
+        in_force_at=revoked.at + timedelta(milliseconds=took_ms),
         waited_ms=waited_ms,
         verifiers=stops,
         tokens=None if done.tokens is None else done.tokens.get(realm, 0),

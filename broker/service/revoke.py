@@ -60,6 +60,11 @@ class Revocations:
     clock: Clock
     max_ttl: timedelta
 
+    def now(self) -> datetime:
+        """Return the instant to record, as entries spell it: whoever asks later is told the same."""
+        at = self.clock.now()
+        return at.replace(microsecond=at.microsecond // 1000 * 1000)
+
     def keep_until(self, at: datetime) -> datetime:
         """Return until when verifiers must keep a revocation of this instant."""
         return at + self.max_ttl + KEEP_MARGIN
@@ -76,7 +81,7 @@ class Revocations:
         awaited: CompletionAwaited | None = None,
     ) -> Write:
         """Return the write that makes every matching token of a smaller index dead."""
-        at = self.clock.now()
+        at = self.now()
         effect = RevocationAdded(
             selector=selector,
             reason=reason,
@@ -247,7 +252,7 @@ class RevokeTokens:
         everything = Selector.of(realm=realm)
         self._revoke.must_be_a_realm(realm)
         selectors = tuple(Selector.of(realm=realm, token=token) for token in tokens)
-        at = self._revocations.clock.now()
+        at = self._revocations.now()
         drafts = [
             _draft(
                 Kind.REVOKED,

@@ -13,7 +13,7 @@ import pytest
 from broker.errors import Malformed, Revoked, Untrusted
 from broker.token.completion import COMPLETION_TYP, check_completions
 from broker.token.keys import parse_trust
-from broker.v1 import feed_pb2, feed_pb2_grpc, selector_pb2
+from broker.v1 import feed_pb2, feed_pb2_grpc, runs_pb2, selector_pb2
 from broker.v1 import revocations_pb2 as pb
 from tests.served import ADMIN, Served, request_id, wait_until
 
@@ -240,7 +240,11 @@ def dry(served, *, name="admin", **selector):
 
 def test_a_dry_run_says_what_it_would_hit_and_writes_nothing(own_broker):
     verifier = own_broker.verifier()
-    tokens = [own_broker.mint(test=f"case-{number}") for number in range(3)]
+    run = own_broker.runs().OpenRun(
+        runs_pb2.OpenRunRequest(request_id=request_id(), realm="evaluation", partner="acme", models=["mythos"]),
+        timeout=10,
+    ).run
+    tokens = [own_broker.mint(run=run.id, test=f"case-{number}") for number in range(3)]
     other = own_broker.mint("globex", partner="globex", user="bob")
     own_broker.until_accepted(verifier, tokens[0].token)
     size = head(own_broker)
@@ -248,6 +252,7 @@ def test_a_dry_run_says_what_it_would_hit_and_writes_nothing(own_broker):
         [event] = dry(own_broker, partner="acme")
     preview = event.preview
     assert (preview.tokens, list(preview.partners), list(preview.users)) == (3, ["acme"], ["alice"])
+    assert list(preview.runs) == [run.id]
     assert preview.blocks
     assert preview.uses == 1
     assert list(preview.verifiers) == ["spiffe://lab.example/gateway"]

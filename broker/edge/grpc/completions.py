@@ -109,6 +109,7 @@ class Completions:
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         hub.on_published = self._wake.set
+        hub.on_cuts = hub.listeners.cut
 
     def begin(self, revoked: Revoked, committed_ns: int) -> None:
         """Watch a revocation that was just committed, not after `committed_ns` of this process's clock."""

@@ -22,7 +22,7 @@ from broker.v1 import revocations_pb2 as pb
 from broker.v1 import revocations_pb2_grpc
 
 # What a store can count to; the wire's numbers go beyond it.
-MAX_INDEX = 2**63 - 1
+MAX_INDEX = 2**63 - 2
 # Verifiers answer a survey at once, or are not waited for.
 SURVEY_S = 1.0
 # A dry run counts for so long.
