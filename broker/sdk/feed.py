@@ -12,6 +12,7 @@ from typing import Any
 import grpc.aio
 
 from broker.errors import Failure, FrameRefused
+from broker.sdk.answering import Answers
 from broker.sdk.failures import failure_of
 from broker.sdk.following import Follower, Step
 from broker.sdk.identity import Identity, channel_credentials
@@ -71,7 +72,9 @@ class Feed:
         follower: Follower,
         remembered: Remembered | None,
         on_step: Callable[[Step], None],
+        answers: Answers | None = None,
     ) -> None:
+        self._answers = answers
         self._connection = connection
         self._follower = follower
         self._keeper = Keeper(remembered, connection.pace, connection.outside)
@@ -147,7 +150,7 @@ class Feed:
         failures = 0
         while not self._leaving.is_set():
             self.endpoint = self._connection.endpoints[self._next % len(self._connection.endpoints)]
-            stream = Stream(self._follower, self._keeper, pace, self._note, self._trouble, outside)
+            stream = Stream(self._follower, self._keeper, pace, self._note, self._trouble, outside, self._answers)
             self._stream = stream
             await self._listen(stream)
             self._stream = None

@@ -13,6 +13,7 @@ from typing import Any
 import grpc.aio
 
 from broker.errors import Failure, FrameRefused, Stale
+from broker.sdk.answering import Answers, question_of
 from broker.sdk.following import Follower, Mark, Step
 from broker.sdk.outside import OUTSIDE, Outside
 from broker.sdk.remembered import Remembered
@@ -28,6 +29,7 @@ NONCE_BYTES = 16
 MAX_DETAIL_CHARS = 200
 MAX_PATIENCE_MS = 60_000
 MS_PER_S = 1000
+NS_PER_MS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +87,11 @@ class Stream:
         note: Callable[[Step], None],
         trouble: Callable[[str], None],
         outside: Outside = OUTSIDE,
+        answers: Answers | None = None,
     ) -> None:
         self._outside = outside
+        self._answers = answers
+        self._told: deque[feed_pb2.ListenRequest] = deque()
         self._follower = follower
         self._keeper = keeper
         self._pace = pace
@@ -131,9 +136,15 @@ class Stream:
         try:
             await self._read(call, writing)
         finally:
+            if self._answers is not None:
+                self._answers.end_stream()
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
             call.cancel()
+
+    def _tell(self, answer: feed_pb2.ListenRequest) -> None:
+        self._told.append(answer)
+        self._wake.set()
 
     async def _read(self, call: Any, writing: "asyncio.Task[None]") -> None:
         deadline_s = self._outside.monotonic_s() + self._pace.first_frame_s
@@ -150,6 +161,9 @@ class Stream:
                 continue
             if message is EOF:
                 raise Stale("the broker ended the stream", hint="it is probably restarting")
+            if self._answers is not None and (question := question_of(message)) is not None:
+                self._answers.answer(question, self._tell)
+                continue
             before_ns = self._follower.state.accept_until_ns
             try:
                 step = self._follower.take(message, self._outside.boottime_ns())
@@ -187,7 +201,11 @@ class Stream:
     async def _write(self, call: Any, realm: str) -> None:
         mark = self._follower.mark
         hello = feed_pb2.Hello(
-            realm=realm, version=sdk_version(), incarnation=mark.incarnation, head=mark.head, speaks=SPEAKS
+            realm=realm,
+            version=sdk_version(),
+            incarnation=mark.incarnation,
+            head=mark.head,
+            speaks=SPEAKS if self._answers is not None else (),
         )
         await call.write(feed_pb2.ListenRequest(hello=hello))
         await self._ask_echo(call)
@@ -203,6 +221,8 @@ class Stream:
                 return
             if self._outside.monotonic_s() >= self._echo_at_s():
                 await self._ask_echo(call)
+            while self._told:
+                await call.write(self._told.popleft())
             if self._nacks:
                 await call.write(feed_pb2.ListenRequest(nack=self._nacks.popleft()))
                 self._nacks_sent.set()
@@ -241,4 +261,15 @@ class Stream:
             self._trouble(f"cannot keep what was applied: {bad}")
             return
         self._acked_at_s = self._outside.monotonic_s()
-        await call.write(feed_pb2.ListenRequest(ack=feed_pb2.Ack(head=mark.head, incarnation=mark.incarnation)))
+        left_ns = self._follower.state.accept_until_ns - self._outside.boottime_ns()
+        ack = feed_pb2.Ack(head=mark.head, incarnation=mark.incarnation, fresh_for_ms=max(0, left_ns // NS_PER_MS))
+        if self._answers is None:
+            await call.write(feed_pb2.ListenRequest(ack=ack))
+            return
+        ack = self._answers.acknowledgement(ack)
+        try:
+            await call.write(feed_pb2.ListenRequest(ack=ack))
+        except BaseException:
+            # A stream that broke, or is being ended: the next one tells it.
+            self._answers.take_back(ack)
+            raise

@@ -4,13 +4,13 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from broker.errors import Rejected, Stale
+from broker.errors import Rejected, Revoked, Stale
 from broker.sdk.following import NEVER_NS, Trusted
 from broker.sdk.outside import OUTSIDE, Outside
 from broker.token.claims import Claims
@@ -41,8 +41,10 @@ class Use:
     It is cancelled by a matching revocation, the token's end, or a lapsed lease, and stays cancelled.
     """
 
-    def __init__(self, uses: "Uses", token: str, model: str) -> None:
+    def __init__(self, uses: "Uses", token: str, model: str, *, is_canary: bool = False) -> None:
         self._uses = uses
+        # A drill's own use: it is cut as any other, and counted nowhere.
+        self.is_canary = is_canary
         self._token = token
         self._model = model
         self._proof: Proof | None = None
@@ -56,6 +58,11 @@ class Use:
         """What was accepted; only after it began."""
         if self._proof is None:
             raise RuntimeError("a use begins with `with` or `async with`")
+        return self._proof
+
+    @property
+    def begun(self) -> Proof | None:
+        """What was accepted, or None: it has not begun."""
         return self._proof
 
     @property
@@ -119,6 +126,8 @@ class Uses:
         self._outside = outside
         self._state = state
         self._held: set[Use] = set()
+        # Running uses that revocations cut, by the revocation's index, since the broker was last told.
+        self._cuts: dict[int, int] = {}
         self._nearest_exp_s: int | None = None
         self._due: deque[Callable[[], object]] = deque()
         self._is_closed = False
@@ -126,7 +135,31 @@ class Uses:
         self._thread: threading.Thread | None = None
 
     def __len__(self) -> int:
-        return len(self._held)
+        return sum(not use.is_canary for use in tuple(self._held))
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether there is anything to judge."""
+        return bool(self._held)
+
+    def held(self) -> Sequence[Use]:
+        """Return the uses that run, without canaries."""
+        with self._changed:
+            return [use for use in self._held if not use.is_canary]
+
+    def take_cuts(self) -> Sequence[tuple[int, int]]:
+        """Return which revocations cut how many uses, and forget it."""
+        if not self._cuts:
+            return ()
+        with self._changed:
+            cuts, self._cuts = self._cuts, {}
+        return sorted(cuts.items())
+
+    def put_cuts_back(self, cuts: Sequence[tuple[int, int]]) -> None:
+        """Remember again what could not be told."""
+        with self._changed:
+            for index, uses in cuts:
+                self._cuts[index] = self._cuts.get(index, 0) + uses
 
     def begin(self, use: Use) -> Proof:
         """Verify and hold `use`. Held first: a revocation in between finds it."""
@@ -161,6 +194,10 @@ class Uses:
                 return False
             to.append(call)
             return True
+
+    def attach_waker(self, use: Use, wake: Callable[[], object]) -> bool:
+        """Have `wake` called by the thread that cancels `use`, at once; return False when it was cancelled already."""
+        return self.attach(use._wakers, wake, use)  # noqa: SLF001 - as in end
 
     def detach(self, of: list[Callable[[], object]], call: Callable[[], object]) -> None:
         """Remove a callback, if it is still there."""
@@ -205,6 +242,7 @@ class Uses:
             use._cancelled.set()  # noqa: SLF001 - as in end
             use._callbacks, use._wakers = [], []  # noqa: SLF001 - as in end
         self._held = set()
+        self._cuts = {}
         self._nearest_exp_s = None
 
     def _cancel(self, use: Use, why: Rejected) -> None:
@@ -212,6 +250,9 @@ class Uses:
             if use.reason is not None or use not in self._held:
                 return
             self._held.discard(use)
+            if isinstance(why, Revoked) and not use.is_canary:
+                index = int(why.metadata["index"])
+                self._cuts[index] = self._cuts.get(index, 0) + 1
             use._reason = why  # noqa: SLF001 - as in end
             use._cancelled.set()  # noqa: SLF001 - as in end
             for wake in use._wakers:  # noqa: SLF001 - as in end

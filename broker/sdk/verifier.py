@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from broker.errors import ConfigInvalid, Malformed, NotAllowed, Revoked, Stale, Untrusted
+from broker.sdk.answering import Answers
 from broker.sdk.feed import Connection, Feed
 from broker.sdk.following import Follower, Step, Trusted, nothing_trusted
 from broker.sdk.forking import follow_forks
@@ -105,8 +106,8 @@ class Verifier:
         self._half = max(1, cached_tokens // 2)
         mark = remembered.load() if remembered is not None else None
         self._follower = Follower(trust, mark=mark, max_lease_ms=self._max_lease_ms)
-        self._feed = Feed(connection, self._follower, remembered, self._on_step)
         self._uses = Uses(self.verify, lambda: self._follower.state, connection.outside)
+        self._feed = Feed(connection, self._follower, remembered, self._on_step, Answers(self._uses))
         self._young: dict[str, _Seen] = {}
         self._old: dict[str, _Seen] = {}
         self._changed = threading.Condition()
@@ -306,7 +307,7 @@ class Verifier:
         return seen
 
     def _on_step(self, step: Step) -> None:
-        if step.has_contents and len(self._uses):
+        if step.has_contents and self._uses.is_holding:
             self._uses.recheck()
         self._wake()
 
@@ -347,8 +348,8 @@ class Verifier:
         # Locks may be held by threads that are no more, and what was in force goes stale unseen: all is made anew.
         # Only the mark stays, so that the child does not go back behind its parent.
         self._follower = Follower(self._trust, mark=self._follower.mark, max_lease_ms=self._max_lease_ms)
-        self._feed = Feed(self._connection, self._follower, self._remembered, self._on_step)
         self._uses.forget_after_fork()
+        self._feed = Feed(self._connection, self._follower, self._remembered, self._on_step, Answers(self._uses))
         self._young, self._old = {}, {}
         self._changed = threading.Condition()
         self._wakers = []
