@@ -45,6 +45,8 @@ OPTIONS = (
     # Verifiers ping every 5 s, with no data under way; more often is refused.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    # Without it, gRPC takes a minute to notice a verifier whose process stands still, which keeps its name meanwhile.
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 4_000),
     ("grpc.http2.max_ping_strikes", 0),
