@@ -145,11 +145,18 @@ class Stage(Served):
         }
         return Verifying(words, self.folder / f"{gateway}.log", prefix=prefix, environment=environment)
 
-    def revoking(self, *, wait: bool = True, again: str = "", **selector: str) -> Revoking:
+    def ready_to_revoke(self) -> Any:
+        """Return a stub that is connected already, so that what comes next takes as long as it takes."""
+        stub = self.revocations()
+        stub.ListRevocations(revocations_pb2.ListRevocationsRequest(limit=1), timeout=10)
+        return stub
+
+    def revoking(self, *, wait: bool = True, again: str = "", by: Any = None, **selector: str) -> Revoking:
+        """Begin to revoke, with the stub `by` if it is given."""
         request = revocations_pb2.RevokeRequest(
             request_id=again or request_id(), selector=selector_pb2.Selector(**selector), reason="by force", wait=wait
         )
-        return Revoking(self.revocations(), request)
+        return Revoking(by or self.revocations(), request)
 
     def stop(self) -> int:
         """SIGSTOP the broker; return an instant at which it certainly stood still."""

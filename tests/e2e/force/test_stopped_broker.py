@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.force.stage import LEASE_MS, LEASE_NS, USERS, Stage, must_have_stopped
 from tests.e2e.force.stalling_proxy import StallingProxy
-from tests.e2e.force.verifying import MS, S, Verifying, now_ns
+from tests.e2e.force.verifying import MS, S, Verifying, now_ns, until_instant
 from tests.waiting import eventually
 
 STOPS = 8
@@ -40,7 +40,7 @@ def test_p5_p7_a_stopped_broker_is_refused_after_a_lease_and_taken_up_again_by_i
         # A verifier that comes now hears nothing at all.
         with stage.verifying("gamma", keeps=False) as late:
             assert late.verdict(token) == "STALE"
-            eventually(lambda: now_ns() > stopped_ns + 3 * LEASE_NS, "the stop is long", within_s=30)
+            until_instant(stopped_ns + 3 * LEASE_NS)
             assert late.verdict(token) == "STALE"
             stage.go_on()
             for verifier in (alpha, beta, late):
@@ -58,13 +58,13 @@ def test_p4_p5_p6_a_broker_that_is_stopped_at_any_moment_of_a_revocation_keeps_i
             for verifier in (alpha, beta):
                 verifier.until_fresh()
                 verifier.watch(**{user: token})
+            after_ns = int(chance.expovariate(1 / 10) * MS)
+            by = stage.ready_to_revoke()
             began_ns = now_ns()
-            after_ns = int(chance.expovariate(1 / 15) * MS)
-            revoking = stage.revoking(user=user)
-            eventually(lambda: now_ns() > began_ns + after_ns, "a moment", within_s=10)  # noqa: B023 - of this turn
+            revoking = stage.revoking(user=user, by=by)
+            until_instant(began_ns + after_ns)
             stopped_ns = stage.stop()
-            span_ns = int(chance.choice((0.2, 1.2)) * LEASE_NS)
-            eventually(lambda: now_ns() > stopped_ns + span_ns, "a while", within_s=30)  # noqa: B023 - of this turn
+            until_instant(stopped_ns + int(chance.choice((0.2, 1.2)) * LEASE_NS))
             stage.go_on()
             outcomes = revoking.until_complete()
             print(f"stopped {after_ns / MS:.1f} ms after the call: {[(n, o.state) for n, o in outcomes.items()]}")
@@ -97,7 +97,7 @@ def test_p5_heartbeats_that_lay_in_a_buffer_extend_nothing(stage: Stage) -> None
             index = revoking.committed.index
             eventually(lambda: is_stale(verifier, f"live-{turn}"), "it refuses", within_s=20)  # noqa: B023 - of this turn
             assert verifier.last_accepted_ns(f"live-{turn}") <= stalled_ns + int(1.2 * S)
-            eventually(lambda: now_ns() > revoking.committed_ns + int(1.25 * S), "it is old", within_s=10)  # noqa: B023 - of this turn
+            until_instant(revoking.committed_ns + int(1.25 * S))
             # Deliver what the proxy had by the time of the commit and shortly after, which is older than the lease.
             proxy.to_verifier.until = proxy_instant(revoking.committed_ns + 40 * MS)
             eventually(lambda: verifier.state()["head"] > index, "it applied what was late", within_s=2.0)  # noqa: B023 - of this turn

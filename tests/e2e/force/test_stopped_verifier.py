@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.force.stage import LEASE_MS, LEASE_NS, USERS, Stage, must_have_stopped
-from tests.e2e.force.verifying import S, Verifying, now_ns
+from tests.e2e.force.verifying import S, Verifying, now_ns, until_instant
 from tests.waiting import eventually
 
 ASLEEP_NS = 60 * S
@@ -34,7 +34,7 @@ def nap(stage: Stage, napper: Verifying, dead: str, live: str) -> None:
     stopped_ns = napper.stop()
     revoking = stage.revoking(user=dead)
     outcomes = revoking.until_complete()
-    eventually(lambda: now_ns() > stopped_ns + LEASE_NS, "its lease has run out", within_s=10)
+    until_instant(stopped_ns + LEASE_NS)
     assert not outcomes["beta"].acknowledged
     woke_ns = now_ns()
     napper.go_on()
@@ -65,7 +65,7 @@ def test_p5_p6_a_verifier_that_was_stopped_for_a_minute_refuses_until_it_has_cau
         while now_ns() < stopped_ns + ASLEEP_NS - 12 * S or naps < MIN_NAPS:
             naps += 1
             nap(stage, napper, USERS[naps], "bob")
-        eventually(lambda: now_ns() > stopped_ns + ASLEEP_NS, "a minute has passed", within_s=60)
+        until_instant(stopped_ns + ASLEEP_NS)
         woke_ns = now_ns()
         sleeper.go_on()
         eventually(lambda: sleeper.runs()[USERS[0]][-1].verdict == "REVOKED", "it has caught up", within_s=30)
@@ -95,7 +95,7 @@ def test_p5_a_stop_that_is_shorter_than_the_lease_costs_no_acceptance_and_adds_n
             revoking = stage.revoking(user=user)
             revoking.until_committed()
             eventually(lambda: other.runs()[user][-1].verdict == "REVOKED", "the other has it", within_s=20)  # noqa: B023 - of this turn
-            eventually(lambda: now_ns() > stopped_ns + LEASE_NS // 10, "a short while", within_s=10)  # noqa: B023 - of this turn
+            until_instant(stopped_ns + LEASE_NS // 10)
             verifier.go_on()
             outcomes = revoking.until_complete()
             assert set(outcomes) == {"alpha", "beta"}

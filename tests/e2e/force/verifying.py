@@ -176,6 +176,13 @@ class Verifying:
         self._lines.put("")
 
 
+def until_instant(at_ns: int) -> None:
+    """Return at an instant to come, within half a millisecond."""
+    waiting = threading.Event()
+    while now_ns() < at_ns:
+        waiting.wait(0.0005)
+
+
 def stop(process: "subprocess.Popen[str]") -> int:
     """SIGSTOP a process; return an instant at which it certainly stood still."""
     process.send_signal(signal.SIGSTOP)
