@@ -35,6 +35,7 @@ class ScriptedVerifier:
         is_deaf: bool = False,
         uses: int = 0,
         fresh_for_ms: int = 0,
+        version: str = "scripted",
     ) -> None:
         self.refusals = refusals
         self.refuses_with = refuses_with
@@ -51,7 +52,7 @@ class ScriptedVerifier:
         self._held: dict[str, str] = {}
         self._out: SimpleQueue[feed_pb2.ListenRequest | None] = SimpleQueue()
         self._channel = grpc.secure_channel(endpoint, identity.credentials())
-        self.say(hello=feed_pb2.Hello(realm=realm, version="scripted", speaks=speaks))
+        self.say(hello=feed_pb2.Hello(realm=realm, version=version, speaks=speaks))
         self._call: Any = feed_pb2_grpc.FeedServiceStub(self._channel).Listen(iter(self._out.get, None))
         self.over = threading.Event()
         self._thread = threading.Thread(target=self._read, daemon=True)

@@ -50,6 +50,8 @@ class RosterKeeper:
         # What is on the roster, the longest ago noted first.
         self._marks: dict[Name, Mark] = {}
         self._is_failing = False
+        # One reading for good, so that one instant has one name: the roster takes no sighting older than its own.
+        self._began_at = clock.now() - _us(clock.boottime_ns())
 
     def due(self) -> Sequence[Noted]:
         """Return what changed since it was noted: those who came or went first, then those not noted the longest."""
@@ -101,23 +103,27 @@ class RosterKeeper:
         self.wrote([one for one in self._sightings() if one.name == (verifier, realm) and not one.sighting.is_present])
 
     def _sightings(self) -> Sequence[Noted]:
-        now, now_ns = self._clock.now(), self._clock.boottime_ns()
         by_name: dict[Name, list[Listener]] = {}
-        for listener in self._listeners.present(now_ns):
+        for listener in self._listeners.present(self._clock.boottime_ns()):
             by_name.setdefault((listener.verifier, listener.realm), []).append(listener)
-        return [_noted(streams, now, now_ns) for streams in by_name.values()]
+        return [_noted(streams, self._began_at) for streams in by_name.values()]
 
     def _is_news(self, one: Noted) -> bool:
         mark = self._marks.get(one.name)
         return mark is None or mark[0] != one.sighting.is_present
 
 
-def _noted(streams: Sequence[Listener], now: datetime, now_ns: int) -> Noted:
+def _noted(streams: Sequence[Listener], began_at: datetime) -> Noted:
     """Return what is known of one verifier by all its streams; of replicas, the one furthest behind counts."""
     live = [one for one in streams if one.left_ns is None]
     newest = max(live or streams, key=lambda one: one.joined_ns)
     head = min(one.head for one in live) if live else newest.head
     heard_ns = max(one.acknowledged_ns or one.joined_ns for one in live or streams)
-    seen_at = now - timedelta(microseconds=(now_ns - heard_ns) // NS_PER_US)
-    sighting = Sighting(newest.verifier, newest.realm, newest.version, newest.address, head, seen_at, bool(live))
+    sighting = Sighting(
+        newest.verifier, newest.realm, newest.version, newest.address, head, began_at + _us(heard_ns), bool(live)
+    )
     return Noted(sighting, (bool(live), head, heard_ns, newest.version, newest.address))
+
+
+def _us(span_ns: int) -> timedelta:
+    return timedelta(microseconds=span_ns // NS_PER_US)
