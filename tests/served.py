@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,9 @@ def wait_until(condition: Callable[[], Any], timeout_s: float = 15.0) -> Any:
 class Served:
     """One broker process and everybody's papers. Use as a context manager; `kill` and `start` as often as needed."""
 
+    # What stands before the command, as when it shall run somewhere else.
+    prefix: Sequence[str] = ()
+
     def __init__(
         self,
         folder: Path,
@@ -148,7 +151,7 @@ level = "debug"
         config.write_text(self._config.replace("PORT", str(self.port)).replace("HTTP", str(self.http_port)))
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                [BROKER, "serve", "--config", config],
+                [*self.prefix, BROKER, "serve", "--config", config],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,

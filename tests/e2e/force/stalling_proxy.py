@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -39,10 +40,10 @@ class Pump:
 class StallingProxy:
     """Listens on a loopback port. `to_broker` and `to_verifier` can be stalled, slowed and healed at any time."""
 
-    def __init__(self, upstream_port: int) -> None:
+    def __init__(self, upstream_port: int, *, connect: Callable[[], socket.socket] | None = None) -> None:
         self.to_broker = Way()
         self.to_verifier = Way()
-        self._upstream_port = upstream_port
+        self._connect = connect or (lambda: socket.create_connection(("127.0.0.1", upstream_port), timeout=5))
         self._closing = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=16)
         self._listener.settimeout(LOOK_EVERY_S)
@@ -93,7 +94,7 @@ class StallingProxy:
         except OSError:
             return
         try:
-            server = socket.create_connection(("127.0.0.1", self._upstream_port), timeout=5)
+            server = self._connect()
         except OSError:
             client.close()
             return
