@@ -78,6 +78,8 @@ class Disk:
     drills: list[DrillRecord] = field(default_factory=list)
     schedules: dict[str, int] = field(default_factory=dict)
     sightings: dict[tuple[str, str], Sighting] = field(default_factory=dict)
+    # Of the disk and not of a ledger: two brokers on one disk write one after the other.
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def new(cls, incarnation: str, at: datetime) -> "Disk":
@@ -93,6 +95,7 @@ class Disk:
             "schedules", "sightings",
         ):  # fmt: skip
             setattr(shallow, name, copy.copy(getattr(self, name)))
+        shallow.lock = threading.Lock()
         return shallow
 
     @property
@@ -244,14 +247,13 @@ class FakeLedger:
         self.disk = disk
         self._clock = clock
         self._on_commit = on_commit
-        self._lock = threading.Lock()
         self._is_closed = False
 
     def append(self, write: Write) -> "Future[Appended]":
         """As the port says."""
         future: Future[Appended] = Future()
         try:
-            with self._lock:
+            with self.disk.lock:
                 self._must_be_open()
                 appended = self.disk.append(write, self._clock.now())
         except Failure as failure:
@@ -272,12 +274,12 @@ class FakeLedger:
 
     def changes(self, after: int, *, now: datetime) -> Changes:
         """As the port says."""
-        with self._lock:
+        with self.disk.lock:
             return self.disk.changes(after, now)
 
     def policy(self) -> PolicyRecord:
         """As the port says."""
-        with self._lock:
+        with self.disk.lock:
             return self.disk.policy()
 
     def version_applied_at(self, index: int) -> int:
@@ -300,13 +302,13 @@ class FakeLedger:
 
     def revocations(self, after: int, limit: int) -> Sequence[RevocationRecord]:
         """As the port says."""
-        with self._lock:
+        with self.disk.lock:
             return [one for at, one in sorted(self.disk.revocations.items()) if at > after][:limit]
 
     def prune(self, now: datetime) -> int:
         """As the port says."""
         disk = self.disk
-        with self._lock:
+        with self.disk.lock:
             before = len(disk.revocations) + len(disk.certificates) + len(disk.requests)
             disk.revocations = {at: one for at, one in disk.revocations.items() if one.keep_until > now}
             disk.certificates = {at: one for at, one in disk.certificates.items() if one.expires_at > now}
@@ -347,7 +349,7 @@ class FakeLedger:
 
     def note(self, sightings: Sequence[Sighting]) -> None:
         """As the port says."""
-        with self._lock:
+        with self.disk.lock:
             self._must_be_open()
             for one in sightings:
                 before = self.disk.sightings.get((one.realm, one.verifier))
@@ -359,7 +361,7 @@ class FakeLedger:
 
     def known(self, realm: str | None) -> Sequence[Sighting]:
         """As the port says."""
-        with self._lock:
+        with self.disk.lock:
             return [one for at, one in sorted(self.disk.sightings.items()) if realm in (None, at[0])]
 
     def _must_be_open(self) -> None:

@@ -1,0 +1,78 @@
+"""A store of an earlier version is brought up to date when it is opened, and keeps what it holds."""
+
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import create_engine, inspect
+
+import broker.adapters.sql
+from broker.adapters.sql.schema import metadata
+from broker.ledger.entry import leaf_hash
+from broker.token.revocation import Selector
+from tests.stores import Home, assert_whole, everything
+
+pytest_plugins = ["tests.fixtures_stores"]
+
+MIGRATIONS = Path(broker.adapters.sql.__file__).parent / "migrations"
+CREATED = (
+    b'{"at":"2026-06-01T00:00:00.000Z","body":{"incarnation":"0123456789abcdef0123456789abcdef"},'
+    b'"by":"broker","index":0,"kind":"ledger-created"}'
+)
+REVOKED = (
+    b'{"at":"2026-06-01T00:00:01.000Z","body":{"blocks":true,"reason":"a test","request":"r","selector":'
+    b'{"partner":"acme"}},"by":"spiffe://lab.example/ops","index":1,"kind":"revoked"}'
+)
+
+
+def make_at(home: Home, revision: str) -> None:
+    """Make a store as that revision left it, with a revocation and its block."""
+    engine = create_engine(home.url.replace("postgresql:", "postgresql+psycopg:"))
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.set_main_option("path_separator", "os")
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    mark = "%s" if home.kind == "postgresql" else "?"
+    with engine.begin() as connection:
+        for index, entry in enumerate((CREATED, REVOKED)):
+            connection.exec_driver_sql(
+                f"INSERT INTO ledger (idx, entry, leaf_hash) VALUES ({index}, {mark}, {mark})",
+                (entry, leaf_hash(entry)),
+            )
+        connection.exec_driver_sql("INSERT INTO head VALUES (0, '0123456789abcdef0123456789abcdef', 2, 1)")
+        connection.exec_driver_sql(
+            "INSERT INTO revocations (idx, selector, reason, by, at_ms, keep_until_ms) VALUES "
+            "(1, '[[2,\"acme\"]]', 'a test', 'spiffe://lab.example/ops', 1780272001000, 4102444800000)"
+        )
+    engine.dispose()
+
+
+@pytest.mark.parametrize("revision", ["0001"])
+def test_p11_an_older_store_is_migrated_and_its_ledger_is_the_same(home: Home, revision: str) -> None:
+    make_at(home, revision)
+    store = home.open()
+    assert everything(store) == [CREATED, REVOKED]
+    assert [str(record.selector) for record in store.revocations(0, 10)] == [str(Selector.of(partner="acme"))]
+    assert store.proofs.completion(1) is None
+    assert list(store.proofs.awaited()) == []
+    assert list(store.roster.known(None)) == []
+    assert_whole(home)
+    store.close()
+    # Once more: there is nothing left to do.
+    assert everything(home.open()) == [CREATED, REVOKED]
+
+
+def test_the_migrations_make_exactly_the_tables_that_the_code_uses(home: Home) -> None:
+    home.open()
+    engine = create_engine(home.url.replace("postgresql:", "postgresql+psycopg:"))
+    found = inspect(engine)
+    assert set(found.get_table_names()) == {*metadata.tables, "alembic_version"}
+    for name, table in metadata.tables.items():
+        columns = {column["name"]: column["nullable"] for column in found.get_columns(name)}
+        assert columns == {column.name: bool(column.nullable) for column in table.columns}
+        assert {index["name"] for index in found.get_indexes(name)} == {index.name for index in table.indexes}
+        assert set(found.get_pk_constraint(name)["constrained_columns"]) == {one.name for one in table.primary_key}
+    engine.dispose()
