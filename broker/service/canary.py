@@ -76,6 +76,7 @@ class Canaries:
         if astray is not None:
             raise ClockAstray(astray)
         now = self._clock.now()
+        now = now.replace(microsecond=now.microsecond // 1000 * 1000)
         key = self._signer.current(realm, Purpose.TOKEN)
         if key.signs_until <= now:
             raise SignerUnavailable(f"the signing key of realm {realm} has ended")

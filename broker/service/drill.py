@@ -98,6 +98,7 @@ class _Shown:
     verdict: str = ""
     was_accepted: bool = False
     is_asked: bool = True
+    is_able: bool = True
     ended_ns: int | None = None
     # It ended before the revocation was on its way.
     is_early: bool = False
@@ -123,6 +124,10 @@ class Showing:
         elif not shown.was_accepted:
             shown.verdict, shown.was_accepted, shown.is_asked = verdict, verdict == ACCEPTED, False
 
+    def cannot(self, stream: int) -> None:
+        """Note that a stream cannot be asked: nobody waits for it, and it counts as silent."""
+        self._shown[stream].is_able = False
+
     def leave(self, stream: int) -> None:
         """Forget a verifier that accepts nothing any more, by its own word."""
         self._shown.pop(stream, None)
@@ -138,15 +143,15 @@ class Showing:
 
     def ask_again(self) -> tuple[int, ...]:
         """Return those that have refused it since they were asked, and note that they are asked once more."""
-        refusing = [(stream, one) for stream, one in self._shown.items() if not one.is_asked and not one.was_accepted]
+        refusing = [(stream, one) for stream, one in self._shown.items() if not (one.is_asked or one.was_accepted)]
         for _, one in refusing:
             one.is_asked = True
         return tuple(stream for stream, _ in refusing)
 
     @property
     def is_seen(self) -> bool:
-        """Whether all have accepted it."""
-        return all(one.was_accepted for one in self._shown.values())
+        """Whether all that could be asked have accepted it."""
+        return all(one.was_accepted or not one.is_able for one in self._shown.values())
 
     @property
     def is_over(self) -> bool:

@@ -229,6 +229,21 @@ def test_b16_names_outside_the_alphabet_are_refused_wherever_they_stand(name):
         assert len(problems_of(with_(old, new))) == 1
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "field"),
+    [
+        ("models: [mythos, oracle]", "models: [mythos, broker-drill-canary]", "models[1]"),
+        ("models: [mythos, oracle]", "models: [mythos, broker-drill-canary@one]", "models[1]"),
+        ("  globex:\n", "  broker-drill:\n", "partners.broker-drill"),
+    ],
+)
+def test_no_policy_can_name_a_canary(before, after, field):
+    """So no grant covers one, and none opens what is granted."""
+    with pytest.raises(ConfigInvalid) as caught:
+        load_policy(GOOD.replace(before, after))
+    assert [problem for problem in caught.value.problems if field in problem and "kept for drills" in problem]
+
+
 @pytest.mark.parametrize("character", ["\x00", "\x07", "\x1b", "\x7f", "\ufffe", "\ud800"])
 def test_text_that_yaml_does_not_know_is_refused_with_its_line(character):
     assert places_of(with_("oracle]", f"ora{character}cle]")) == [(11, "document")]

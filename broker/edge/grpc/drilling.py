@@ -204,13 +204,17 @@ class Drilling:
 
     async def _until_seen(self, shown: _Shown) -> None:
         deadline_ns = self._clock.boottime_ns() + int(SEEN_WITHIN_S * 1e9)
-        for one in shown.streams.values():
-            self._hub.questions.probe(one, shown.probe)
-        while not shown.showing.is_seen and self._clock.boottime_ns() < deadline_ns:
+        for stream, one in shown.streams.items():
+            if not self._hub.questions.probe(one, shown.probe):
+                shown.showing.cannot(stream)
+        shown_ns = self._clock.boottime_ns()
+        while not shown.showing.is_seen and (now_ns := self._clock.boottime_ns()) < deadline_ns:
+            if now_ns - shown_ns >= SHOW_AGAIN_S * 1e9:
+                shown_ns = now_ns
+                # Who refused it may have been behind: without the newest key, or without a lease yet.
+                for stream in shown.showing.ask_again():
+                    self._hub.questions.probe(shown.streams[stream], shown.probe)
             await self._news(shown, SHOW_AGAIN_S)
-            # Who refused it may have been behind: without the newest key, or without a lease yet.
-            for stream in shown.showing.ask_again():
-                self._hub.questions.probe(shown.streams[stream], shown.probe)
 
     async def _until_dead(self, shown: _Shown, deadline_ns: int) -> None:
         while not shown.showing.is_over and (left_ns := deadline_ns - self._clock.boottime_ns()) > 0:

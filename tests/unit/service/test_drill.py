@@ -40,6 +40,15 @@ def test_p6_who_never_reports_is_silent():
     assert one(showing("gateway")) == Drilled("gateway", Outcome.SILENT, "")
 
 
+def test_nobody_waits_for_who_cannot_be_asked_and_it_is_silent():
+    shown = showing("gateway", "old")
+    shown.report(1, "gateway", "ACCEPTED", is_end=False, now_ns=1)
+    assert not shown.is_seen
+    shown.cannot(2)
+    assert shown.is_seen
+    assert [drilled.outcome for drilled in shown.drilled(0)] == [Outcome.ACCEPTING, Outcome.SILENT]
+
+
 def test_p6_who_refused_the_living_canary_proves_nothing():
     shown = showing("gateway")
     shown.report(1, "gateway", "UNTRUSTED", is_end=False, now_ns=1)
