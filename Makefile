@@ -6,7 +6,7 @@ STAMP := $(VENV)/.stamp
 ARGS ?=
 WORKERS ?= 2
 
-.PHONY: help setup run test check proto bench format lock schema clean
+.PHONY: help setup run test check proto bench bench-feed format lock schema clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ proto: setup ## Regenerate broker/v1 from protos/
 
 bench: setup ## Run the benchmarks beside their peers; prints a table, writes bench-results/*.json
 	$(BIN)/python -m tests.bench $(ARGS)
+
+bench-feed: setup ## Run the feed at scale: 10 to 10,000 verifiers, a million revocations; table, JSON, PNG (10 minutes)
+	$(BIN)/python -m tests.bench.feed $(ARGS)
 
 format: setup ## Format the code
 	$(BIN)/ruff format .

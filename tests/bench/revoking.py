@@ -29,6 +29,7 @@ def run(folder: Path) -> list[Row]:
             }
             with subprocess.Popen(
                 [sys.executable, "-m", "tests.bench.swarm", json.dumps(arguments)],
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
