@@ -263,6 +263,10 @@ class Listeners:
             watch.outcomes += [Outcome(*name, Stop.LAPSED, after_ns) for name in watch.absent]
             watch.absent.clear()
 
+    def everyone(self) -> Collection[Listener]:
+        """Return the listeners, those who left lately included, in the order of joining."""
+        return self._listeners.values()
+
     def present(self, now_ns: int, realm: str | None = None) -> Sequence[Listener]:
         """Return the listeners, by name; forgets those whose lease ran out long ago."""
         for stream, listener in list(self._listeners.items()):

@@ -1,9 +1,9 @@
 """Keep the roster of verifiers up to date with who listens to this broker."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 
 from broker.errors import Failure
 from broker.service.listening import Listener, Listeners
@@ -14,7 +14,7 @@ log = logging.getLogger("broker.roster")
 
 NS_PER_US = 1_000
 # Ten thousand verifiers acknowledge each second; the store is written for those not noted the longest.
-MAX_SIGHTINGS = 2_000
+MAX_SIGHTINGS = 4_000
 
 Name = tuple[str, str]
 """A verifier and its realm."""
@@ -55,11 +55,11 @@ class RosterKeeper:
 
     def due(self) -> Sequence[Noted]:
         """Return what changed since it was noted: those who came or went first, then those not noted the longest."""
-        changed = [one for one in self._sightings() if self._marks.get(one.name) != one.mark]
-        if len(changed) <= MAX_SIGHTINGS:
-            return changed
-        order = {name: place for place, name in enumerate(self._marks)}
-        return sorted(changed, key=lambda one: (not self._is_news(one), order.get(one.name, -1)))[:MAX_SIGHTINGS]
+        changed = [(name, mark) for name, mark in self._now().items() if self._marks.get(name) != mark]
+        if len(changed) > MAX_SIGHTINGS:
+            order = {name: place for place, name in enumerate(self._marks)}
+            changed.sort(key=lambda one: (not self._is_news(*one), order.get(one[0], -1)))
+        return [self._noted(*one) for one in changed[:MAX_SIGHTINGS]]
 
     def write(self, due: Sequence[Noted]) -> bool:
         """Put them on the roster; return whether the store took them. Raises nothing: the feed goes on without."""
@@ -85,44 +85,48 @@ class RosterKeeper:
     def last_words(self) -> Sequence[Noted]:
         """Return what to note when the broker ends: nobody listens to it any more."""
         return [
-            replace(one, sighting=replace(one.sighting, is_present=False))
-            for one in self._sightings()
-            if one.sighting.is_present or self._marks.get(one.name) != one.mark
+            self._noted(name, (False, *mark[1:]))
+            for name, mark in self._now().items()
+            if mark[0] or self._marks.get(name) != mark
         ]
 
     def gone(self) -> Sequence[Sighting]:
         """Return who has left, and is not on the roster yet."""
         return [
-            one.sighting
-            for one in self._sightings()
-            if not one.sighting.is_present and self._marks.get(one.name) != one.mark
+            self._noted(name, mark).sighting
+            for name, mark in self._now().items()
+            if not mark[0] and self._marks.get(name) != mark
         ]
 
     def forget(self, verifier: str, realm: str) -> None:
         """Note nothing any more of one who has left."""
-        self.wrote([one for one in self._sightings() if one.name == (verifier, realm) and not one.sighting.is_present])
+        mark = self._now().get((verifier, realm))
+        if mark is not None and not mark[0]:
+            self._marks[verifier, realm] = mark
 
-    def _sightings(self) -> Sequence[Noted]:
+    def _now(self) -> Mapping[Name, Mark]:
         by_name: dict[Name, list[Listener]] = {}
-        for listener in self._listeners.present(self._clock.boottime_ns()):
+        for listener in self._listeners.everyone():
             by_name.setdefault((listener.verifier, listener.realm), []).append(listener)
-        return [_noted(streams, self._began_at) for streams in by_name.values()]
+        return {name: _mark(streams) for name, streams in by_name.items()}
 
-    def _is_news(self, one: Noted) -> bool:
-        mark = self._marks.get(one.name)
-        return mark is None or mark[0] != one.sighting.is_present
+    def _noted(self, name: Name, mark: Mark) -> Noted:
+        is_present, head, heard_ns, version, address = mark
+        seen_at = self._began_at + _us(heard_ns)
+        return Noted(Sighting(*name, version, address, head, seen_at, is_present), mark)
+
+    def _is_news(self, name: Name, mark: Mark) -> bool:
+        before = self._marks.get(name)
+        return before is None or before[0] != mark[0]
 
 
-def _noted(streams: Sequence[Listener], began_at: datetime) -> Noted:
+def _mark(streams: Sequence[Listener]) -> Mark:
     """Return what is known of one verifier by all its streams; of replicas, the one furthest behind counts."""
-    live = [one for one in streams if one.left_ns is None]
-    newest = max(live or streams, key=lambda one: one.joined_ns)
-    head = min(one.head for one in live) if live else newest.head
-    heard_ns = max(one.acknowledged_ns or one.joined_ns for one in live or streams)
-    sighting = Sighting(
-        newest.verifier, newest.realm, newest.version, newest.address, head, began_at + _us(heard_ns), bool(live)
-    )
-    return Noted(sighting, (bool(live), head, heard_ns, newest.version, newest.address))
+    live = streams if len(streams) == 1 else [one for one in streams if one.left_ns is None] or streams[-1:]
+    newest = live[-1]
+    head = min(one.head for one in live)
+    heard_ns = max(one.acknowledged_ns or one.joined_ns for one in live)
+    return newest.left_ns is None, head, heard_ns, newest.version, newest.address
 
 
 def _us(span_ns: int) -> timedelta:
