@@ -1,6 +1,7 @@
 """One stream of the feed, from hello to its end: frames in, echoes, acknowledgements and refusals out."""
 
 import asyncio
+import functools
 import logging
 import math
 from collections import deque
@@ -47,6 +48,7 @@ class Pace:
     backoff_most_s: float = 5.0
 
 
+@functools.cache
 def sdk_version() -> str:
     """Return the version that the broker is told."""
     try:

@@ -40,6 +40,7 @@ class _Reading:
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
+    kid: str
     messages: tuple[bytes, ...]
     head: int
 
@@ -118,12 +119,13 @@ class Publisher:
         key = self._signer.current(realm, Purpose.FEED)
         stamp = self._stamp(realm, self._reading)
         kept = self._snapshots.get(realm)
-        if kept is not None:
+        # One that an ended or revoked key signed is refused by all who know that, for ever.
+        if kept is not None and kept.kid == key.kid:
             bridge = _concerning(self._since(kept.head), realm)
             if len(bridge.revocations) + len(bridge.certificates) <= MAX_BRIDGE_ENTRIES:
                 return (*kept.messages, frames.delta(stamp, kept.head, bridge, key)), stamp.head
         messages = tuple(frames.snapshot(stamp, _concerning(self._since(0), realm), key))
-        self._snapshots[realm] = _Snapshot(messages, stamp.head)
+        self._snapshots[realm] = _Snapshot(key.kid, messages, stamp.head)
         return messages, stamp.head
 
     def answer_echo(self, realm: str, *, nonce: bytes, verifier_clock_ns: int, verifier: str) -> bytes:

@@ -103,6 +103,8 @@ class Completions:
         self._meter = meter
         self._is_sole = is_sole
         self._pending: dict[int, _Pending] = {}
+        # When this process first saw, by its own clock, that a completion is awaited.
+        self._noticed_ns: dict[int, int] = {}
         # Of its own, so that no revocation waits for a thread until another one's tokens are counted.
         self._counting = ThreadPoolExecutor(1, thread_name_prefix="hits")
         self._storing = ThreadPoolExecutor(2, thread_name_prefix="completions")
@@ -278,6 +280,8 @@ class Completions:
         """Take over what nobody finishes."""
         try:
             awaited = await self._in_thread(self._proofs.awaited)
+            now_ns = self._clock.boottime_ns()
+            self._noticed_ns = {one.revocation: self._noticed_ns.get(one.revocation, now_ns) for one in awaited}
             for record in awaited:
                 if record.revocation in self._pending or len(self._pending) >= MAX_WATCHED:
                     continue
@@ -291,7 +295,9 @@ class Completions:
             return
         age = self._clock.now() - revoked.at
         abandoned_after = timedelta(milliseconds=ABANDONED_LEASES * record.lease_ms, seconds=ABANDONED_S)
-        if not self._is_sole and age < abandoned_after:
+        # By either: the wall clock of the broker that committed may be ahead of ours by any amount.
+        noticed = timedelta(microseconds=(self._clock.boottime_ns() - self._noticed_ns[record.revocation]) // 1000)
+        if not self._is_sole and max(age, noticed) < abandoned_after:
             return
         log.info("takes over a completion", extra={"fields": {"index": record.revocation}})
         # From now on, by this process's clock: when the commit was, only a dead process knew.
