@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from broker.domain.asking import Ask
@@ -109,7 +109,9 @@ class Canaries:
             Whatever `Ledger.append` raises.
         """
         selector = Selector.of(realm=canary.realm, token=canary.id)
-        write = self._revocations.write(selector, reason="a drill", by=by, kind=Kind.REVOKED, request=None)
+        # Kept as long as the canary can live, and not for a week: drills are many, and verifiers hold what is kept.
+        revocations = replace(self._revocations, max_ttl=canary.expires_at - canary.minted_at)
+        write = revocations.write(selector, reason="a drill", by=by, kind=Kind.REVOKED, request=None)
         appended = self._ledger.append(write).result()
         committed_ns = self._clock.boottime_ns()
         self._meter.revoked("realm+token")

@@ -1,6 +1,7 @@
 """A canary: recorded before it is signed, short-lived, covered by no grant, and revoked as any token."""
 
 import secrets
+from datetime import timedelta
 
 import pytest
 
@@ -11,6 +12,7 @@ from broker.errors import Blocked, NotFound, RequestReused, SignerUnavailable, S
 from broker.ledger.entry import Kind, decode_entry
 from broker.service.canary import Canaries, lifetime_s
 from broker.service.metering import Unmetered
+from broker.service.revoke import KEEP_MARGIN
 from broker.token.claims import decode_claims
 from broker.token.jws import parse_jws
 from broker.token.keys import Purpose
@@ -84,6 +86,9 @@ def test_p4_its_revocation_kills_it_and_names_nothing_else(world, canaries):
     [revoked] = [one for one in world.ledger.revocations(0, 10) if one.index == index]
     assert revoked.selector == Selector.of(realm="evaluation", token=canary.id)
     assert revoked.by == "broker"
+    # As long as it can live, and for clocks that are wrong; but not for the week that a token could.
+    assert canary.expires_at + KEEP_MARGIN - timedelta(seconds=1) <= revoked.keep_until
+    assert revoked.keep_until <= canary.expires_at + KEEP_MARGIN + timedelta(seconds=5)
     matcher = Matcher()
     claims = claims_of(canary)
     facts = facts_of(claims, "k" * 43, "broker-drill-canary")
