@@ -66,15 +66,25 @@ class Keeper:
         self._every_s = pace.persist_every_s
         self._kept: Mark | None = None
         self._kept_at_s = 0.0
+        self._owes = False
 
-    async def keep(self, mark: Mark, *, is_due: bool) -> None:
+    def owe(self) -> None:
+        """Note that what was just applied may not be forgotten once it is acknowledged, on whatever stream."""
+        self._owes = True
+
+    async def keep(self, mark: Mark) -> None:
         """Return when `mark` may be acknowledged. Raises OSError and Failure as `Remembered.save`."""
         now_s = self._outside.monotonic_s()
         if self._remembered is None or mark == self._kept:
             return
-        if is_due or self._kept is None or now_s - self._kept_at_s >= self._every_s:
-            # In a thread, so that a slow disk delays the acknowledgement and not the frames.
-            await asyncio.to_thread(self._remembered.save, mark)
+        if self._owes or self._kept is None or now_s - self._kept_at_s >= self._every_s:
+            self._owes = False
+            try:
+                # In a thread, so that a slow disk delays the acknowledgement and not the frames.
+                await asyncio.to_thread(self._remembered.save, mark)
+            except BaseException:
+                self._owes = True
+                raise
             self._kept, self._kept_at_s = mark, now_s
 
 
@@ -180,7 +190,9 @@ class Stream:
             elif step.is_part:
                 deadline_s = self._outside.monotonic_s() + self._pace.first_frame_s
             self._is_ack_due |= step.in_force
-            self._is_ack_urgent |= step.in_force and step.has_contents
+            if step.in_force and step.has_contents:
+                self._is_ack_urgent = True
+                self._keeper.owe()
             self._wake.set()
 
     def _patience_s(self) -> float:
@@ -256,7 +268,7 @@ class Stream:
         is_urgent, mark = self._is_ack_urgent, self._follower.mark
         self._is_ack_due = self._is_ack_urgent = False
         try:
-            await self._keeper.keep(mark, is_due=is_urgent)
+            await self._keeper.keep(mark)
         except (OSError, Failure) as bad:
             # Tried again with the next frame, which does not come at once.
             self._is_ack_urgent = self._is_ack_urgent or is_urgent

@@ -1,7 +1,7 @@
 """Read what changed and publish it: one signed frame for all verifiers of a realm."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -12,6 +12,8 @@ from broker.service.policies import Policies
 from broker.service.ports import CertificateRecord, Changes, Clock, Head, Ledger, RevocationRecord, Signer
 from broker.token.keys import Purpose
 
+# The shortest that a frame can name; counted from before it was made, it is over when it arrives.
+NO_LEASE_MS = 1
 # A kept snapshot is followed by one delta that bridges to the present; beyond this it is made anew.
 MAX_BRIDGE_ENTRIES = 1000
 
@@ -106,8 +108,9 @@ class Publisher:
     def snapshot(self, realm: str) -> tuple[Sequence[bytes], int]:
         """Return the messages that bring a new subscriber to the head of the last poll, and that head.
 
-        Snapshots are signed once and kept: a frame that lay in a buffer extends nothing, so an old
-        snapshot with a fresh bridge is as good as a new one.
+        Snapshots are signed once and kept. By themselves they let nobody accept: who joins after a completion
+        must not go by one from before it, not even until the next message (P6). The bridge, which is
+        always fresh, brings the lease.
 
         Raises:
             NotFound: The policy has no such realm.
@@ -124,9 +127,10 @@ class Publisher:
             bridge = _concerning(self._since(kept.head), realm)
             if len(bridge.revocations) + len(bridge.certificates) <= MAX_BRIDGE_ENTRIES:
                 return (*kept.messages, frames.delta(stamp, kept.head, bridge, key)), stamp.head
-        messages = tuple(frames.snapshot(stamp, _concerning(self._since(0), realm), key))
+        without_lease = replace(stamp, lease_ms=NO_LEASE_MS)
+        messages = tuple(frames.snapshot(without_lease, _concerning(self._since(0), realm), key))
         self._snapshots[realm] = _Snapshot(key.kid, messages, stamp.head)
-        return messages, stamp.head
+        return (*messages, frames.delta(stamp, stamp.head, Contents(), key)), stamp.head
 
     def answer_echo(self, realm: str, *, nonce: bytes, verifier_clock_ns: int, verifier: str) -> bytes:
         """Return the answer to an echo, with this process's clock read now. Raises SignerUnavailable."""
