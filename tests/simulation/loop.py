@@ -12,6 +12,8 @@ from typing import Any
 from tests.simulation.jobs import Job, Lane, SimFuture
 from tests.simulation.nodes import NODE, NS_PER_S, Machine, Node
 
+# Threads (by their name) whose calls are done at once: nothing depends on how long they take, and turns cost time.
+AT_ONCE = frozenset({"roster", "hits"})
 # More callbacks than this without time going on is a busy loop.
 MOST_AT_ONCE = 200_000
 
@@ -74,10 +76,24 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def run_in_executor(self, executor: Executor | None, func: Any, *args: Any) -> Any:
         node = NODE.get(self.world)
+        if getattr(executor, "_thread_name_prefix", "") in AT_ONCE:
+            return asyncio.wrap_future(self._at_once(node, func, args), loop=self)
         lane = node.lanes.get(id(executor))
         if lane is None:
             lane = node.lanes[id(executor)] = Lane(getattr(executor, "_max_workers", None))
         return asyncio.wrap_future(self.submit(node, lane, lambda: func(*args)), loop=self)
+
+    def _at_once(self, node: Node, func: Any, args: tuple[Any, ...]) -> SimFuture:
+        future = SimFuture(self)
+
+        def begin() -> None:
+            try:
+                future.set_result(func(*args))
+            except Exception as failure:
+                future.set_exception(failure)
+
+        node.call(begin, after_ns=1_000_000)
+        return future
 
     def submit(self, node: Node, lane: Lane, call: Callable[[], Any]) -> SimFuture:
         """Run `call` as a job of `node`."""
@@ -118,8 +134,8 @@ class SimLoop(asyncio.AbstractEventLoop):
             job.node.call(job.resume, after_ns=max(1, span_ns))
             job.wait()
 
-    def run_until(self, until_ns: int, is_over: Callable[[], bool] | None = None) -> None:
-        """Run all that is due before `until_ns`, or until `is_over`, which is asked each time that time goes on."""
+    def run_until(self, until_ns: int) -> None:
+        """Run all that is due before `until_ns`."""
         ready, timers = self.ready, self._timers
         with self._running():
             at_once = 0
@@ -137,8 +153,6 @@ class SimLoop(asyncio.AbstractEventLoop):
                         raise RuntimeError(f"a busy loop on {node.name}: {handle}")
                 while timers and timers[0][3]._cancelled:
                     heapq.heappop(timers)
-                if is_over is not None and is_over():
-                    return
                 if not timers or timers[0][0] >= until_ns:
                     self.now_ns = max(self.now_ns, until_ns)
                     return

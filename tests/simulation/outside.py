@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -196,12 +196,16 @@ class SimStore(FakeLedger):
         self._node.call(settle, after_ns=self._database.delay_ns())
 
     def _read(self, read: Callable[[], Value]) -> Value:
+        # The question takes its time, or the answer does.
         database = self._database
-        database.loop.block(database.delay_ns())
+        delay_ns, is_late = database.delay_ns(), database.random.random() < 0.5
+        if not is_late:
+            database.loop.block(delay_ns)
         if database.fails():
             raise StoreUnavailable("the database is away")
         found = read()
-        database.loop.block(database.delay_ns())
+        if is_late:
+            database.loop.block(delay_ns)
         return found
 
     def head(self) -> Head:
@@ -276,10 +280,11 @@ class SimRemembered(Remembered):
         yield
 
 
-def policy_document(leases_s: Mapping[str, tuple[int, int]], verifiers: Sequence[tuple[str, str]]) -> str:
+@functools.lru_cache(maxsize=64)
+def policy_document(leases_s: tuple[tuple[str, int, int], ...]) -> str:
     """A policy: who may have tokens for what, who verifies, and how long leases are."""
     lines = ["version: 1", "realms:"]
-    for realm, (lease_s, heartbeat_s) in leases_s.items():
+    for realm, lease_s, heartbeat_s in leases_s:
         lines.append(
             f'  {realm}: {{issuer: "https://broker.example/{realm}", audience: models.{realm}, max_ttl: 1h, '
             f"lease: {lease_s}s, heartbeat: {heartbeat_s}s}}"
@@ -293,18 +298,20 @@ def policy_document(leases_s: Mapping[str, tuple[int, int]], verifiers: Sequence
             f'    environments: {{ci: {{certificate: "{harness(partner)}"}}}}',
         ]
     lines.append("grants:")
-    for realm, partner in itertools.product(leases_s, PARTNERS):
+    for (realm, _, _), partner in itertools.product(leases_s, PARTNERS):
         lines.append(
             f"  - {{id: {partner}-{realm}, partner: {partner}, realm: {realm}, models: [mythos, oracle], "
             "environments: [ci], users: [alice, bob], ttl: {default: 1h, max: 1h}}"
         )
     lines.append("principals:")
     lines += [f'  - {{id: "{harness(partner)}", role: harness, partner: {partner}}}' for partner in PARTNERS]
-    lines += [f'  - {{id: "{name}", role: verifier, realm: {realm}}}' for name, realm in verifiers]
+    for (realm, _, _), number in itertools.product(leases_s, range(MOST_VERIFIERS)):
+        lines.append(f'  - {{id: "spiffe://lab.example/{realm}-{number}", role: verifier, realm: {realm}}}')
     lines.append(f'  - {{id: "{ADMIN}", role: admin}}')
     return "\n".join(lines) + "\n"
 
 
+MOST_VERIFIERS = 5
 PARTNERS = {"acme": "us", "globex": "eu", "initech": "us"}
 ADMIN = "spiffe://lab.example/ops"
 
