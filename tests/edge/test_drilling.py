@@ -10,12 +10,14 @@ from broker.adapters.local_root import LocalRoot
 from broker.adapters.memory_signer import make_memory_key
 from broker.edge.grpc.drilling import Begun, Drilling
 from broker.edge.grpc.feed import MAX_QUESTIONS, MAX_QUEUED, FeedHub, Subscriber
+from broker.edge.grpc.noting import Noting
 from broker.errors import NotFound, Overloaded, SignerUnavailable, StoreUnavailable
 from broker.service.canary import Canaries
 from broker.service.drill import DrillBook
 from broker.service.listening import Listeners
 from broker.service.metering import Unmetered
 from broker.service.publish import Published, Publisher
+from broker.service.roster import RosterKeeper
 from broker.v1 import feed_pb2
 from tests.served import ADMIN, POLICY, PRINCIPALS
 from tests.unit.service.world import make_world
@@ -203,6 +205,36 @@ def test_a_report_of_no_drill_or_an_earlier_one_changes_nothing(in_room):
         _, result = await drilling
         assert [one.verifier for one in result.verifiers] == [GATEWAY]
         room.report(subscriber, probe.id, "ACCEPTED")
+
+    in_room(test)
+
+
+def test_an_alarm_ends_with_its_realm(in_room):
+    async def test(room):
+        room.join()
+        with pytest.raises(SignerUnavailable):
+            await room.events()
+        assert room.drilling.problems
+        realm = '  evaluation: {issuer: "https://broker.example/evaluation"'
+        kept = [line for line in POLICY.splitlines() if not line.startswith(realm) and "evaluation" not in line]
+        room.world.apply("\n".join(kept) + "\n")
+        assert room.drilling.problems == ()
+
+    in_room(test, signs=False)
+
+
+def test_a_broker_that_ends_notes_that_nobody_listens_to_it_any_more(in_room):
+    async def test(room):
+        noting = Noting(RosterKeeper(room.world.ledger.roster, room.listeners, room.world.clock), room.hub)
+        running = asyncio.create_task(noting.run())
+        room.join()
+        room.hub.on_coming_or_going()
+        known = room.world.ledger.roster.known
+        await until(lambda: [one.is_present for one in known(None)] == [True])
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await noting.close()
+        assert [one.is_present for one in known(None)] == [False]
 
     in_room(test)
 

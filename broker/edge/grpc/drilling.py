@@ -97,7 +97,9 @@ class Drilling:
     @property
     def problems(self) -> tuple[str, ...]:
         """What the last drills found wrong, for people; each until a drill of that realm passes."""
-        return tuple(self._problems[realm] for realm in sorted(self._problems))
+        # In a realm that has left the policy none can pass any more.
+        realms = self._policies.current().policy.realms
+        return tuple(self._problems[realm] for realm in sorted(self._problems) if realm in realms)
 
     def realms(self, wanted: str | None) -> tuple[str, ...]:
         """Return the realms to drill: the one that is wanted, or each that has verifiers.
