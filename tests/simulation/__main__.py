@@ -1,33 +1,86 @@
-"""`python -m tests.simulation --seed N --trace`, or `--seeds N` for many."""
+"""`python -m tests.simulation --seed N --trace` tells one run; with `--seeds N` it runs many on all cores."""
 
 import argparse
+import multiprocessing
+import os
 import sys
 import time
+from collections import Counter
 
 from tests.simulation.scenario import run
 
-p = argparse.ArgumentParser()
-p.add_argument("--seed", type=int)
-p.add_argument("--trace", action="store_true")
-p.add_argument("--seeds", type=int, default=100)
-p.add_argument("--first", type=int, default=0)
-a = p.parse_args()
-if a.seed is not None:
-    r = run(a.seed)
-    if a.trace:
-        print(r.history.text())
-    print(r.digest, r.counts)
-    print("\n".join(r.violations[:20]))
-    sys.exit(bool(r.violations))
-t = time.process_time()
-bad = 0
-tot = {}
-for seed in range(a.first, a.first + a.seeds):
-    r = run(seed)
-    for k, v in r.counts.items():
-        tot[k] = tot.get(k, 0) + v
-    if r.violations:
-        bad += 1
-        print(seed, len(r.violations), r.violations[0][:300])
-print(tot)
-print(bad, "bad", (time.process_time() - t) / a.seeds * 1000, "ms/seed")
+AT_ONCE = 25
+TELL_EVERY_S = 10.0
+MOST_TOLD = 20
+
+
+def main() -> int:
+    """Return 0 when no promise was broken."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seed", type=int, help="run this one and say what was broken")
+    parser.add_argument("--trace", action="store_true", help="with --seed: print the whole history")
+    parser.add_argument("--seeds", type=int, default=2000, help="how many to run")
+    parser.add_argument("--first", type=int, default=0, help="from which on")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    arguments = parser.parse_args()
+    if arguments.seed is not None:
+        return _one(arguments.seed, is_traced=arguments.trace)
+    return _many(arguments.first, arguments.seeds, arguments.workers)
+
+
+def _one(seed: int, *, is_traced: bool) -> int:
+    result = run(seed)
+    if is_traced:
+        print(result.history.text())
+    print(f"seed {seed}: {len(result.history)} events, history {result.digest}")
+    for violation in result.violations:
+        print(f"  broken: {violation}")
+    return 1 if result.violations else 0
+
+
+def _many(first: int, count: int, workers: int) -> int:
+    started_s = told_s = time.monotonic()
+    chunks = [range(at, min(at + AT_ONCE, first + count)) for at in range(first, first + count, AT_ONCE)]
+    done, totals, failed = 0, Counter[str](), []
+    # A new process now and then, so that what leaks does not add up.
+    with multiprocessing.get_context("spawn").Pool(workers, _begin, maxtasksperchild=40) as pool:
+        for seeds, violations, counts in pool.imap_unordered(_chunk, chunks):
+            done += seeds
+            totals += counts
+            for seed, violation in violations:
+                failed.append(seed)
+                print(
+                    f"seed {seed}: {violation[:300]}\n  again: python -m tests.simulation --seed {seed} --trace",
+                    flush=True,
+                )
+            if time.monotonic() - told_s > TELL_EVERY_S or done == count:
+                told_s = time.monotonic()
+                rate = done / (told_s - started_s)
+                left_s = (count - done) / rate
+                print(f"{done} of {count} seeds, {rate:.1f}/s, {len(failed)} failed, {left_s:.0f} s left", flush=True)
+    print(", ".join(f"{what}: {number}" for what, number in sorted(totals.items())))
+    if failed:
+        print(f"FAILED: {len(failed)} of {count} seeds: {sorted(failed)[:MOST_TOLD]}")
+        return 1
+    print(f"{count} seeds from {first} on, and no promise was broken")
+    return 0
+
+
+def _begin() -> None:
+    # Each worker process keeps to a core of its own.
+    number = multiprocessing.current_process()._identity[0]
+    os.environ["SIMULATION_WORKER"] = str(number)
+
+
+def _chunk(seeds: range) -> "tuple[int, list[tuple[int, str]], Counter[str]]":
+    broken, totals = [], Counter[str]()
+    for seed in seeds:
+        result = run(seed)
+        totals.update(result.counts)
+        if result.violations:
+            broken.append((seed, result.violations[0]))
+    return len(seeds), broken, totals
+
+
+if __name__ == "__main__":
+    sys.exit(main())

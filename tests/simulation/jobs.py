@@ -214,6 +214,8 @@ class SimLock:
 
     def __exit__(self, *_: object) -> None:
         self._is_held = False
-        if self._waiting:
+        while self._waiting:
             job = self._waiting.popleft()
-            job.node.call(job.resume)
+            if not job.node.is_dead:
+                job.node.call(job.resume)
+                return

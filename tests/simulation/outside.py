@@ -27,7 +27,7 @@ from broker.token.keys import (
     thumbprint,
 )
 from tests.fakes import Disk, FakeLedger
-from tests.simulation.jobs import SimFuture
+from tests.simulation.jobs import SimFuture, SimLock
 from tests.simulation.loop import SimLoop
 from tests.simulation.nodes import NS_PER_S, Node
 
@@ -245,6 +245,7 @@ class StateFolder:
     def __init__(self, database: Database) -> None:
         self.data: bytes | None = None
         self.is_full = False
+        self.lock = SimLock(database.loop)
         self._random, self._loop = database.random, database.loop
 
     def write(self, node: Node, data: bytes) -> None:
@@ -277,7 +278,8 @@ class SimRemembered(Remembered):
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        yield
+        with self._state.lock:
+            yield
 
 
 @functools.lru_cache(maxsize=64)

@@ -120,7 +120,7 @@ class Scenario:
         self.is_quiet = False
         self.has_restored = False
         self._requests = 0
-        self.ends_ns = random.choice((25, 35, 50)) * NS_PER_S
+        self.ends_ns = random.choice((9, 14, 22)) * NS_PER_S
         verifiers: list[tuple[str, str]] = []
         for number in range(random.choice((1, 1, 2, 2, 3, 3, 4, MOST_VERIFIERS))):
             realm = random.choice(realms)
@@ -153,10 +153,10 @@ class Scenario:
                 self.start_broker(broker)
             for place in self.places:
                 self.at(int(self.random.random() * 2 * NS_PER_S), lambda place=place: self.start_verifier(place))
-            self._repeat(1.2, self.mint)
-            self._repeat(2.5, self.revoke)
-            self._repeat(0.35, self.decide)
-            self._repeat(2.2, self.fault)
+            self._repeat(0.9, self.mint)
+            self._repeat(1.8, self.revoke)
+            self._repeat(0.3, self.decide)
+            self._repeat(1.3, self.fault)
             self.loop.run_until(self.ends_ns)
             self.is_quiet = True
             self.history.add("world", "quiet")
@@ -249,7 +249,8 @@ class Scenario:
 
     def _committed(self, write: Write, appended: Any, disk: Disk) -> None:
         self.check.committed(write, appended, disk)
-        self.history.add("ledger", "committed", appended.indices.start, appended.indices.stop, *write.effects)
+        told = [(type(effect).__name__, str(getattr(effect, "selector", ""))) for effect in write.effects]
+        self.history.add("ledger", "committed", appended.indices.start, appended.indices.stop, *told)
 
     def _stepped(self, place: Place, process: VerifierProcess, step: Step) -> None:
         state = process.verifier._follower.state
@@ -336,11 +337,13 @@ class Scenario:
             random.choice(tuple(self.leases)), partner, random.choice(USERS), None, (random.choice(MODELS),), "ci"
         )
         key = self._request_key(harness(partner))
-        incarnation = self.database.disk.incarnation
+        before = self.database.disk.incarnation
 
         def done(minted: Any) -> None:
             for one in minted:
-                jws = parse_jws(one.token, typ=TOKEN_TYP)
+                jws, disk = parse_jws(one.token, typ=TOKEN_TYP), self.database.disk
+                is_here = one.id.encode() in b"".join(disk.entries[one.index : one.index + 1])
+                incarnation = disk.incarnation if is_here else before
                 token = Token(one.token, decode_claims(jws.payload), jws.kid, incarnation)
                 self.history.add("harness", "minted", one.index)
                 self._count("minted")
@@ -402,7 +405,7 @@ class Scenario:
             return Selector.of(key=keys_of(realm, random.choice((Purpose.TOKEN, Purpose.FEED)))[0].kid)
         return Selector.of(partner=partner, model=random.choice(MODELS))
 
-    def revoke(self, selector: Selector | None = None) -> None:
+    def revoke(self, selector: Selector | None = None, *, is_waited_for: bool | None = None) -> None:
         """An admin revokes."""
         wanted = selector or self._selector()
         self._requests += 1
@@ -411,7 +414,7 @@ class Scenario:
                 request_id=f"request-{self._requests:012}",
                 selector=selector_message(wanted),
                 reason="a simulation",
-                wait=self.random.random() < 0.8,
+                wait=self.random.random() < 0.8 if is_waited_for is None else is_waited_for,
                 whole_realm=True,
             )
         )
@@ -488,9 +491,11 @@ class Scenario:
             self.asked.append(asked)
             self._ask_revoke(asked)
             return
-        for number in range(self.random.choice((20, 90))):
+        for number in range(self.random.choice((12, 12, 80))):
             selector = Selector.of(token=f"storm-{self._requests}-{number}".ljust(22, "x"))
-            self.at(number * 9 * MS, lambda selector=selector: self.is_quiet or self.revoke(selector))
+            self.at(
+                number * 9 * MS, lambda selector=selector: self.is_quiet or self.revoke(selector, is_waited_for=False)
+            )
 
     # What goes wrong.
 

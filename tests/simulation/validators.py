@@ -223,7 +223,7 @@ class Validators:
                 self.violated("completion", f"the completion of {index} tells of {statement.index}")
             for stop in statement.verifiers:
                 held = [lineage for _, lineage in self.processes if lineage.principal == stop.verifier]
-                acked = max((lineage.said.get(disk.incarnation, 0) for lineage in held), default=0)
+                acked = max((head for lineage in held for head in lineage.said.values()), default=0)
                 if stop.state == "acknowledged" and acked <= index:
                     self.violated("P6", f"{stop.verifier} is said to have acknowledged {index}, and sent {acked}")
         if one is not None:
@@ -265,7 +265,8 @@ class Validators:
 
     def refused_as_revoked(self, process: VerifierProcess, lineage: Lineage, token: Token) -> None:
         """A verifier said Revoked: then there is a revocation that says so."""
-        timelines = [self.timelines[token.incarnation], self.newest]
+        follows = process.verifier._follower.state.incarnation
+        timelines = [self.timelines[token.incarnation], self.timelines.get(follows), self.newest]
         if not any(
             Revocation(one.index, one.selector).kills(token.facts, token.claims.idx)
             for timeline in timelines
