@@ -8,6 +8,9 @@ subclasses and fails when a table lacks one.
 from collections.abc import Mapping
 from typing import ClassVar
 
+# Of 64 bits.
+_MAX_INDEX_DIGITS = 20
+
 
 class Failure(Exception):
     """Something was refused or could not be done, and nothing was half-done.
@@ -222,6 +225,12 @@ class Revoked(Rejected):
     reason = "REVOKED"
     http_status = 403
     grpc_code = "PERMISSION_DENIED"
+
+    @property
+    def index(self) -> int:
+        """Ledger index of the revocation that killed it; 0 when who said so did not say which."""
+        text = self.metadata.get("index", "")
+        return int(text) if text.isdecimal() and len(text) <= _MAX_INDEX_DIGITS else 0
 
 
 class Stale(Rejected):

@@ -42,6 +42,7 @@ class Listening:
     nacks: list[feed_pb2.Nack] = field(default_factory=list)
     echoes: list[feed_pb2.Echo] = field(default_factory=list)
     peer: str = ""
+    said: list[feed_pb2.ListenRequest] = field(default_factory=list)
 
 
 class FeedServer:
@@ -219,6 +220,7 @@ class FeedServer:
     async def _read(self, requests: AsyncIterator[feed_pb2.ListenRequest], listening: Listening) -> None:
         try:
             async for request in requests:
+                listening.said.append(request)
                 match request.WhichOneof("message"):
                     case "ack":
                         listening.acks.append(request.ack)

@@ -20,6 +20,11 @@ log = logging.getLogger("broker.sdk")
 _QUESTIONS = (0x1A, 0x22)
 MAX_QUESTION_BYTES = 32 << 10
 MAX_CANARIES = 16
+# Under way at once. A broker asks one or two; more are not answered.
+MAX_SURVEYS = 16
+MAX_ID_CHARS = 64
+# So many different revocations a broker reads from one acknowledgement; the next ones tell of the others.
+MAX_CUTS = 1024
 MAX_HOLD_S = 300.0
 ACCEPTED = "ACCEPTED"
 
@@ -54,7 +59,7 @@ class Answers:
     def acknowledgement(self, ack: feed_pb2.Ack) -> feed_pb2.Ack:
         """Add how many uses run, and which were cut since the last one. If it is not sent, `take_back` it."""
         ack.uses = len(self._uses)
-        for index, uses in self._uses.take_cuts():
+        for index, uses in self._uses.take_cuts(MAX_CUTS):
             ack.cuts.add(index=index, uses=uses)
         return ack
 
@@ -64,11 +69,17 @@ class Answers:
 
     def answer(self, question: feed_pb2.ListenResponse, send: Send) -> None:
         """Answer now or soon, by calling `send` in this loop. Never raises."""
-        match question.WhichOneof("message"):
-            case "probe":
-                self._probe(question.probe, send)
-            case _:
-                self._survey(question.survey, send)
+        asked = question.probe if question.WhichOneof("message") == "probe" else question.survey
+        if not 0 < len(asked.id) <= MAX_ID_CHARS:
+            log.debug("a question without a usable name")
+            return
+        try:
+            if isinstance(asked, feed_pb2.Probe):
+                self._probe(asked, send)
+            else:
+                self._survey(asked, send)
+        except Exception:  # a question must not end the stream by which revocations come
+            log.exception("a defect in the answer to a question")
 
     def end_stream(self) -> None:
         """Let go of the canaries of a stream that has ended: who asked is gone."""
@@ -114,6 +125,9 @@ class Answers:
             held.use.__exit__(None, None, None)
 
     def _survey(self, survey: feed_pb2.Survey, send: Send) -> None:
+        if len(self._surveys) >= MAX_SURVEYS:
+            log.debug("too many surveys at once")
+            return
         try:
             dimensions = [Dimension(number) for number in survey.dimensions]
             selector = Selector(tuple(zip(dimensions, survey.values, strict=True)))

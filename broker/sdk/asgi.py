@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import AsyncExitStack
 from typing import Any
@@ -18,6 +19,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 ModelOf = Callable[[Scope, bytes], str]
 """Returns the model that will be dispatched to. Raising ValueError, KeyError or TypeError refuses the request."""
+
+log = logging.getLogger("broker.sdk")
 
 POLICY_VIOLATION = 1008
 # An application that does not end when it is cancelled is left behind.
@@ -109,6 +112,8 @@ class BearerMiddleware:
             serving.cancel()
             cancelled.cancel()
             await asyncio.wait({serving, cancelled}, timeout=END_WITHIN_S)
+            if door.is_cut and serving.done() and not serving.cancelled() and (error := serving.exception()):
+                log.debug("an application that was cut ended with %r", error)
 
 
 class _Door:

@@ -179,7 +179,8 @@ class Feed:
             self._trouble(f"a defect in the feed, {type(defect).__name__}")
 
     def _note(self, step: Step) -> None:
-        if step.in_force:
+        # A disk that fails stays the problem until it does not, whatever frames arrive meanwhile.
+        if step.in_force and not (self._stream is not None and self._stream.is_unkept):
             self.problem = ""
         self._on_step(step)
 

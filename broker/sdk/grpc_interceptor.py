@@ -75,9 +75,15 @@ class BearerInterceptor(_Guard, grpc.ServerInterceptor):  # type: ignore[type-ar
     def _streaming(self, inner: Callable[..., Any], details: Any, is_streamed: bool) -> Callable[..., Any]:
         def call(request: Any, context: Any) -> Iterator[Any]:
             with self._held(details, None if is_streamed else request, context) as use:
-                for answer in inner(request, context):
-                    _abort_if_cancelled(use, context)
-                    yield answer
+                answers = inner(request, context)
+                try:
+                    for answer in answers:
+                        _abort_if_cancelled(use, context)
+                        yield answer
+                finally:
+                    # Not left to the garbage collector: what stands behind the stream stops now.
+                    if hasattr(answers, "close"):
+                        answers.close()
                 _abort_if_cancelled(use, context)
 
         return call

@@ -30,8 +30,10 @@ class Remembered:
         self._file = self._folder / f"{realm}.mark"
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with self._alone(), tempfile.NamedTemporaryFile(dir=self._folder):
-                pass
+            # On a full disk a file can still be made; only what is written tells.
+            with self._alone(), tempfile.NamedTemporaryFile(dir=self._folder, buffering=0) as file:
+                file.write(bytes(MAX_FILE_BYTES))
+                os.fsync(file.fileno())
         except OSError as bad:
             raise ConfigInvalid(
                 "state_dir", (f"{self._folder}: {bad.strerror or bad}; name a folder that this process can write to",)

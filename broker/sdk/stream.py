@@ -28,6 +28,7 @@ LISTEN = "/broker.v1.FeedService/Listen"
 SPEAKS = ("probe", "survey")
 NONCE_BYTES = 16
 MAX_DETAIL_CHARS = 200
+MAX_UNSENT = 256
 MAX_PATIENCE_MS = 60_000
 MS_PER_S = 1000
 NS_PER_MS = 1_000_000
@@ -103,7 +104,10 @@ class Stream:
     ) -> None:
         self._outside = outside
         self._answers = answers
-        self._told: deque[feed_pb2.ListenRequest] = deque()
+        # A broker that asks and does not read the answers fills no memory.
+        self._told: deque[feed_pb2.ListenRequest] = deque(maxlen=MAX_UNSENT)
+        self.is_unkept = False
+        """Whether what was applied could not be kept, and so is not acknowledged."""
         self._follower = follower
         self._keeper = keeper
         self._pace = pace
@@ -272,8 +276,10 @@ class Stream:
         except (OSError, Failure) as bad:
             # Tried again with the next frame, which does not come at once.
             self._is_ack_urgent = self._is_ack_urgent or is_urgent
+            self.is_unkept = True
             self._trouble(f"cannot keep what was applied: {bad}")
             return
+        self.is_unkept = False
         self._acked_at_s = self._outside.monotonic_s()
         left_ns = self._follower.state.accept_until_ns - self._outside.boottime_ns()
         ack = feed_pb2.Ack(head=mark.head, incarnation=mark.incarnation, fresh_for_ms=max(0, left_ns // NS_PER_MS))

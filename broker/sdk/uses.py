@@ -66,6 +66,11 @@ class Use:
         return self._proof
 
     @property
+    def counts(self) -> bool:
+        """Whether it has begun and is somebody's: what the broker is told of."""
+        return self._proof is not None and not self.is_canary
+
+    @property
     def cancelled(self) -> threading.Event:
         """Set when the use must end."""
         return self._cancelled
@@ -103,7 +108,8 @@ class Use:
         return self._reason or Stale("the use was cancelled")
 
     def __enter__(self) -> Self:
-        self._proof = self._uses.begin(self)
+        self._proof = None
+        self._uses.begin(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -126,6 +132,9 @@ class Uses:
         self._outside = outside
         self._state = state
         self._held: set[Use] = set()
+        # Of those held, how many have begun and are no canaries; and how many ever were held.
+        self._running = 0
+        self._began = 0
         # Running uses that revocations cut, by the revocation's index, since the broker was last told.
         self._cuts: dict[int, int] = {}
         self._nearest_exp_s: int | None = None
@@ -135,7 +144,7 @@ class Uses:
         self._thread: threading.Thread | None = None
 
     def __len__(self) -> int:
-        return sum(not use.is_canary for use in tuple(self._held))
+        return self._running
 
     @property
     def is_holding(self) -> bool:
@@ -145,15 +154,15 @@ class Uses:
     def held(self) -> Sequence[Use]:
         """Return the uses that run, without canaries."""
         with self._changed:
-            return [use for use in self._held if not use.is_canary]
+            return [use for use in self._held if use.counts]
 
-    def take_cuts(self) -> Sequence[tuple[int, int]]:
-        """Return which revocations cut how many uses, and forget it."""
+    def take_cuts(self, most: int) -> Sequence[tuple[int, int]]:
+        """Return which revocations cut how many uses, the first `most` of them, and forget these."""
         if not self._cuts:
             return ()
         with self._changed:
-            cuts, self._cuts = self._cuts, {}
-        return sorted(cuts.items())
+            indices = sorted(self._cuts)[:most]
+            return [(index, self._cuts.pop(index)) for index in indices]
 
     def put_cuts_back(self, cuts: Sequence[tuple[int, int]]) -> None:
         """Remember again what could not be told."""
@@ -167,25 +176,32 @@ class Uses:
             if self._is_closed:
                 raise Stale("the verifier is closed", hint="make a new one")
             self._held.add(use)
+            self._began += 1
         try:
             proof = use.check()
+            with self._changed:
+                if use.reason is not None:
+                    # Cancelled in between: it never ran, so it is refused and was not cut.
+                    raise use.reason
+                exp = proof.claims.exp
+                self._nearest_exp_s = exp if self._nearest_exp_s is None else min(exp, self._nearest_exp_s)
+                if self._thread is None:
+                    thread = threading.Thread(target=self._watch, name="broker-uses", daemon=True)
+                    thread.start()
+                    self._thread = thread
+                use._proof = proof  # noqa: SLF001 - the two classes are one mechanism under one lock
+                self._running += use.counts
+                self._changed.notify_all()
         except BaseException:
             self.end(use)
             raise
-        with self._changed:
-            exp = proof.claims.exp
-            self._nearest_exp_s = exp if self._nearest_exp_s is None else min(exp, self._nearest_exp_s)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="broker-uses", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
         return proof
 
     def end(self, use: Use) -> None:
         """Let go of `use`; its callbacks will not be called."""
         with self._changed:
-            self._held.discard(use)
-            use._callbacks.clear()  # noqa: SLF001 - the two classes are one mechanism under one lock
+            self._let_go(use)
+            use._callbacks.clear()  # noqa: SLF001 - as in begin
 
     def attach(self, to: list[Callable[[], object]], call: Callable[[], object], use: Use) -> bool:
         """Add a callback of `use`; return False when it was cancelled already."""
@@ -197,7 +213,7 @@ class Uses:
 
     def attach_waker(self, use: Use, wake: Callable[[], object]) -> bool:
         """Have `wake` called by the thread that cancels `use`, at once; return False when it was cancelled already."""
-        return self.attach(use._wakers, wake, use)  # noqa: SLF001 - as in end
+        return self.attach(use._wakers, wake, use)  # noqa: SLF001 - as in begin
 
     def detach(self, of: list[Callable[[], object]], call: Callable[[], object]) -> None:
         """Remove a callback, if it is still there."""
@@ -208,7 +224,7 @@ class Uses:
     def recheck(self) -> None:
         """Judge all uses now and cancel those that would be refused."""
         with self._changed:
-            held = tuple(self._held)
+            held, began = tuple(self._held), self._began
         nearest: int | None = None
         for use in held:
             try:
@@ -218,7 +234,8 @@ class Uses:
             else:
                 nearest = exp if nearest is None else min(exp, nearest)
         with self._changed:
-            if len(self._held) <= len(held):
+            # One that began meanwhile may end before all of these.
+            if self._began == began:
                 self._nearest_exp_s = nearest
 
     def close(self, why: Rejected) -> None:
@@ -237,28 +254,33 @@ class Uses:
         self._thread = None
         self._due.clear()
         for use in self._held:
-            use._reason = Stale("the process was forked", hint="begin the use anew")  # noqa: SLF001 - as in end
-            use._cancelled = threading.Event()  # noqa: SLF001 - as in end
-            use._cancelled.set()  # noqa: SLF001 - as in end
-            use._callbacks, use._wakers = [], []  # noqa: SLF001 - as in end
+            use._reason = Stale("the process was forked", hint="begin the use anew")  # noqa: SLF001 - as in begin
+            use._cancelled = threading.Event()  # noqa: SLF001 - as in begin
+            use._cancelled.set()  # noqa: SLF001 - as in begin
+            use._callbacks, use._wakers = [], []  # noqa: SLF001 - as in begin
         self._held = set()
+        self._running = 0
         self._cuts = {}
         self._nearest_exp_s = None
+
+    def _let_go(self, use: Use) -> None:
+        if use in self._held:
+            self._held.discard(use)
+            self._running -= use.counts
 
     def _cancel(self, use: Use, why: Rejected) -> None:
         with self._changed:
             if use.reason is not None or use not in self._held:
                 return
-            self._held.discard(use)
-            if isinstance(why, Revoked) and not use.is_canary:
-                index = int(why.metadata["index"])
-                self._cuts[index] = self._cuts.get(index, 0) + 1
-            use._reason = why  # noqa: SLF001 - as in end
-            use._cancelled.set()  # noqa: SLF001 - as in end
-            for wake in use._wakers:  # noqa: SLF001 - as in end
+            self._let_go(use)
+            if isinstance(why, Revoked) and use.counts:
+                self._cuts[why.index] = self._cuts.get(why.index, 0) + 1
+            use._reason = why  # noqa: SLF001 - as in begin
+            use._cancelled.set()  # noqa: SLF001 - as in begin
+            for wake in use._wakers:  # noqa: SLF001 - as in begin
                 wake()
             # Strangers' code runs in a thread of its own, so that it cannot hold up the feed.
-            self._due.extend(use._callbacks)  # noqa: SLF001 - as in end
+            self._due.extend(use._callbacks)  # noqa: SLF001 - as in begin
             self._changed.notify_all()
 
     def _watch(self) -> None:

@@ -5,10 +5,13 @@ import time
 
 import pytest
 
-from broker.sdk.answering import MAX_CANARIES, MAX_QUESTION_BYTES, Answers, question_of
+from broker.errors import Revoked
+from broker.sdk.answering import MAX_CANARIES, MAX_CUTS, MAX_QUESTION_BYTES, MAX_SURVEYS, Answers, question_of
 from broker.sdk.feed import Connection
+from broker.sdk.following import nothing_trusted
 from broker.sdk.outside import boottime_ns
 from broker.sdk.stream import Pace
+from broker.sdk.uses import Use, Uses
 from broker.sdk.verifier import Verifier
 from broker.token.revocation import Dimension
 from broker.v1 import feed_pb2
@@ -246,3 +249,90 @@ def test_only_a_question_is_a_question():
         assert question_of(message) is None
     large = feed_pb2.ListenResponse(probe=feed_pb2.Probe(token="x" * MAX_QUESTION_BYTES)).SerializeToString()
     assert question_of(large) is None
+
+
+def killed_at(index):
+    return Revoked("the token was revoked", metadata={"index": str(index)})
+
+
+def test_a_use_that_is_cut_between_its_verdict_and_its_beginning_never_ran_and_is_not_counted(verifier):
+    calls = []
+
+    def verify(token, model):
+        calls.append(token)
+        if len(calls) > 1:
+            raise killed_at(20)
+        proof = verifier.verify(token, model)
+        # As the feed's thread would, at the worst moment.
+        uses.recheck()
+        return proof
+
+    uses = Uses(verify, nothing_trusted)
+    with pytest.raises(Revoked), Use(uses, KEYS.mint(), "mythos"):
+        pytest.fail("it began")
+    assert len(calls) == 2
+    assert len(uses) == 0
+    assert not uses.is_holding
+    assert uses.take_cuts(10) == ()
+
+
+def test_the_end_of_a_use_that_began_during_a_recheck_is_not_forgotten(verifier):
+    now_s = int(time.time())
+    short = KEYS.mint(iat=now_s, nbf=now_s - 5, exp=now_s + 60)
+    swaps = []
+
+    def verify(token, model):
+        if swaps and token != short:
+            # One ends and one begins while the held ones are judged.
+            uses.end(swaps.pop())
+            late.__enter__()
+        return verifier.verify(token, model)
+
+    uses = Uses(verify, lambda: verifier._follower.state)
+    late = Use(uses, short, "mythos")
+    with Use(uses, KEYS.mint(), "mythos"), Use(uses, KEYS.mint(), "mythos") as other:
+        swaps.append(other)
+        uses.recheck()
+        assert uses._nearest_exp_s == now_s + 60
+    uses.end(late)
+    assert len(uses) == 0
+    uses.close(killed_at(1))
+
+
+def test_a_use_that_is_begun_twice_or_ended_twice_is_counted_as_it_is(verifier):
+    use = verifier.use(KEYS.mint(), "mythos")
+    for _ in range(2):
+        with use:
+            assert verifier.state().uses == 1
+        assert verifier.state().uses == 0
+    verifier._uses.end(use)
+    assert verifier.state().uses == 0
+
+
+def test_more_revocations_than_one_acknowledgement_holds_are_told_by_the_next(verifier):
+    answers = Answers(verifier._uses)
+    verifier._uses.put_cuts_back([(index, 1) for index in range(1, MAX_CUTS + 3)])
+    assert len(told(answers)[1]) == MAX_CUTS
+    assert told(answers) == (0, [(MAX_CUTS + 1, 1), (MAX_CUTS + 2, 1)])
+
+
+def test_b_a_flood_of_surveys_is_answered_in_part(verifier):
+    async def ask():
+        broker = Broker(Answers(verifier._uses))
+        for _ in range(MAX_SURVEYS * 10):
+            broker.survey([Dimension.PARTNER], ["acme"])
+        await broker.hear(MAX_SURVEYS)
+        await asyncio.sleep(0.05)
+        return len(broker.heard)
+
+    assert asyncio.run(ask()) == MAX_SURVEYS
+
+
+def test_the_revocation_that_killed_a_token_is_named_and_nonsense_from_elsewhere_is_none(verifier):
+    token = KEYS.mint(jti="a" * 22)
+    revoke(verifier, (20, {"token": "a" * 22}))
+    with pytest.raises(Revoked) as caught:
+        verifier.verify(token, "mythos")
+    assert caught.value.index == 20
+    assert [Revoked("", metadata={"index": text}).index for text in ("", "x", "-1", "9" * 5000)] == [0] * 4
+    assert Revoked("").index == 0
