@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from broker.service.ports import CertificateRecord, RevocationRecord, SigningKey
+from broker.token.revocation import Shape
 from broker.v1 import feed_pb2
 
 FRAME_CONTEXT = b"broker.v1.FrameBody\x00"
@@ -95,12 +96,21 @@ def _body(stamp: Stamp, contents: Contents) -> feed_pb2.FrameBody:
         heartbeat_ms=stamp.heartbeat_ms,
         keys=[record.certificate for record in contents.certificates],
     )
+    numbers: dict[Shape, list[int]] = {}
+    keep: dict[datetime, int] = {}
     for record in contents.revocations:
+        shape = record.selector.dimensions
+        if shape not in numbers:
+            numbers[shape] = [int(dimension) for dimension in shape]
+        keep_s = keep.get(record.keep_until)
+        if keep_s is None:
+            seconds = (record.keep_until - stamp.wall).total_seconds()
+            keep_s = keep[record.keep_until] = max(1, int(seconds) + 1)
         body.revocations.add(
             index=record.index,
-            dimensions=[int(dimension) for dimension, _ in record.selector.conditions],
+            dimensions=numbers[shape],
             values=[value for _, value in record.selector.conditions],
-            keep_s=max(1, int((record.keep_until - stamp.wall).total_seconds()) + 1),
+            keep_s=keep_s,
         )
     return body
 

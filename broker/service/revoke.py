@@ -251,17 +251,9 @@ class RevokeTokens:
             raise Invalid("tokens", "names a token twice", hint="name each token once")
         everything = Selector.of(realm=realm)
         self._revoke.must_be_a_realm(realm)
-        selectors = tuple(Selector.of(realm=realm, token=token) for token in tokens)
+        selectors = tuple(Selector(((Dimension.REALM, realm), (Dimension.TOKEN, token))) for token in tokens)
         at = self._revocations.now()
-        drafts = [
-            _draft(
-                Kind.REVOKED,
-                at,
-                caller.principal,
-                {"selector": selector_body(one), "reason": text, "blocks": False, "request": request.request_id},
-            )
-            for one in selectors
-        ]
+        drafts = _token_drafts(at, caller.principal, realm, tokens, text, request.request_id)
         realms, bound_ms = self._revoke.concerned(everything)
         revoked = TokensRevoked(selectors, text, caller.principal, at, self._revocations.keep_until(at))
         effects = (revoked, CompletionAwaited(realms, bound_ms)) if is_waited_for else (revoked,)
@@ -336,3 +328,27 @@ def selector_body(selector: Selector) -> dict[str, str]:
 
 def _draft(kind: Kind, at: datetime, by: str, body: Mapping[str, object]) -> Draft:
     return lambda index: encode_entry(Entry(index, kind, at, by, body))
+
+
+def _token_drafts(
+    at: datetime, by: str, realm: str, tokens: Sequence[str], reason: str, request_id: str
+) -> Sequence[Draft]:
+    """Return drafts that are alike but for token and index: spelled once, and cut where these two stand.
+
+    They are spelled within the append, where an urgent revocation waits for them: a tenth of the time counts.
+    """
+    body = {
+        "selector": {"realm": realm, "token": tokens[0]},
+        "reason": reason,
+        "blocks": False,
+        "request": request_id,
+    }
+    sample = encode_entry(Entry(0, Kind.REVOKED, at, by, body))
+    # No string in it can hold these bytes: a quotation mark within a string is escaped.
+    head, tail = sample.split(f'"token":"{tokens[0]}"'.encode("ascii"))
+    middle, end = tail.split(b',"index":0,')
+
+    def draft(token: str) -> Draft:
+        return lambda index: b'%b"token":"%b"%b,"index":%d,%b' % (head, token.encode("ascii"), middle, index, end)
+
+    return [draft(token) for token in tokens]

@@ -23,6 +23,12 @@ _LABEL = re.compile(LABEL, re.ASCII)
 _PRINCIPAL = re.compile(PRINCIPAL, re.ASCII)
 _OPAQUE_ID = re.compile(OPAQUE_ID, re.ASCII)
 
+# The same rules as questions: for a million values at once, where no message is wanted unless one is wrong.
+matches_identifier = _IDENTIFIER.fullmatch
+matches_model = _MODEL.fullmatch
+matches_label = _LABEL.fullmatch
+matches_opaque_id = _OPAQUE_ID.fullmatch
+
 _RULE = "use 1 to 128 of a-z 0-9 . _ -, beginning and ending with a letter or digit, without '..'"
 
 

@@ -5,11 +5,21 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import product
+from itertools import pairwise, product
 
 from broker.errors import Invalid
 from broker.token.claims import Claims
-from broker.token.identifiers import bare_name, identifier, label, model_name, opaque_id
+from broker.token.identifiers import (
+    bare_name,
+    identifier,
+    label,
+    matches_identifier,
+    matches_label,
+    matches_model,
+    matches_opaque_id,
+    model_name,
+    opaque_id,
+)
 
 NS_PER_S = 1_000_000_000
 # Seconds of a boot-time clock: 34 years. With an index up to 2^30, CPython then needs two digits and not three.
@@ -66,6 +76,20 @@ _RULES: Mapping[Dimension, Callable[[str, str], str]] = {
     Dimension.LABEL: label,
 }
 
+_BY_NUMBER: Mapping[int, Dimension] = {int(dimension): dimension for dimension in Dimension}
+# As _RULES, as a question.
+_IS_WELL_FORMED: Mapping[Dimension, Callable[[str], object]] = {
+    **dict.fromkeys(Dimension, matches_identifier),
+    Dimension.MODEL: matches_model,
+    Dimension.RUN: matches_opaque_id,
+    Dimension.TOKEN: matches_opaque_id,
+    Dimension.PARENT: matches_opaque_id,
+    Dimension.KEY: _KID.fullmatch,
+    Dimension.LABEL: matches_label,
+}
+
+Shape = tuple[Dimension, ...]
+"""Which dimensions a selector names, ascending."""
 Facts = tuple[tuple[str, ...], ...]
 """What is known of a token: for each dimension, at its number, the values that a condition may name."""
 
@@ -83,11 +107,13 @@ class Selector:
     def __post_init__(self) -> None:
         if not self.conditions:
             raise Invalid("selector", "is empty, which would be everything", hint="name at least one dimension")
-        dimensions = [dimension for dimension, _ in self.conditions]
-        if dimensions != sorted(set(dimensions)):
-            raise Invalid("selector", "has dimensions twice or out of order")
+        before = 0
         for dimension, value in self.conditions:
-            _RULES.get(dimension, identifier)(f"selector.{dimension.name.lower()}", value)
+            if dimension <= before:
+                raise Invalid("selector", "has dimensions twice or out of order")
+            before = dimension
+            if not _IS_WELL_FORMED[dimension](value):
+                _RULES.get(dimension, identifier)(f"selector.{dimension.name.lower()}", value)
 
     @classmethod
     def of(cls, **values: str | None) -> "Selector":
@@ -100,7 +126,7 @@ class Selector:
         return next((value for at, value in self.conditions if at is dimension), None)
 
     @property
-    def dimensions(self) -> tuple[Dimension, ...]:
+    def dimensions(self) -> Shape:
         """The shape: which dimensions it names, ascending."""
         return tuple(dimension for dimension, _ in self.conditions)
 
@@ -133,7 +159,7 @@ class Selector:
     @classmethod
     def from_text(cls, text: str) -> "Selector":
         """Read what `to_text` wrote."""
-        return cls(tuple((Dimension(dimension), value) for dimension, value in json.loads(text)))
+        return cls(tuple([(_BY_NUMBER[dimension], value) for dimension, value in json.loads(text)]))
 
     def __str__(self) -> str:
         return " ".join(f"{dimension.name.lower()}={value}" for dimension, value in self.conditions)
@@ -177,6 +203,19 @@ def facts_of(claims: Claims, kid: str, asked_model: str | None = None) -> Facts:
     )
 
 
+def checks_of(shape: Shape) -> tuple[Callable[[str], object], ...]:
+    """Return for each dimension of a shape a question that only a valid value answers with a true one.
+
+    The same rules as the constructor's, for those who read a million selectors of a few shapes.
+
+    Raises:
+        Invalid: No selector can have this shape.
+    """
+    if not shape or any(one >= other for one, other in pairwise(shape)):
+        raise Invalid("selector", "is empty, or has dimensions twice or out of order")
+    return tuple(_IS_WELL_FORMED[dimension] for dimension in shape)
+
+
 class Matcher:
     """Revocations in force, by shape. One thread adds and prunes; any number of threads find, without locks.
 
@@ -189,22 +228,27 @@ class Matcher:
     def __init__(self) -> None:
         # A reader takes this tuple once and walks it; a new shape makes a new tuple. Each map leads from the
         # value (or the values) to index and drop time in one integer, because a million of them must fit.
-        self._shapes: tuple[tuple[tuple[Dimension, ...], dict[object, int]], ...] = ()
+        self._shapes: tuple[tuple[Shape, dict[object, int]], ...] = ()
         self.generation = 0
         """Grows after each addition has become visible."""
 
     def add(self, revocation: Revocation, drop_at_ns: int) -> None:
         """Put a revocation in force until `drop_at_ns` on the caller's boot-time clock."""
         conditions = revocation.selector.conditions
-        shape = revocation.selector.dimensions
+        self.put(revocation.selector.dimensions, tuple(value for _, value in conditions), revocation.index, drop_at_ns)
+
+    def put(self, shape: Shape, values: tuple[str, ...], index: int, drop_at_ns: int) -> None:
+        """As `add`, of a selector's shape and values, which must be those of a valid one."""
         entries = next((entries for known, entries in self._shapes if known == shape), None)
         if entries is None:
             entries = {}
             self._shapes = (*self._shapes, (shape, entries))
-        key: object = conditions[0][1] if len(conditions) == 1 else tuple(value for _, value in conditions)
+        key: object = values[0] if len(values) == 1 else values
         drop_s = min(-(-drop_at_ns // NS_PER_S), _DROP_MASK)
-        before = entries.get(key, 0)
-        entries[key] = max(before >> _DROP_BITS, revocation.index) << _DROP_BITS | max(before & _DROP_MASK, drop_s)
+        before = entries.get(key)
+        if before is not None:
+            index, drop_s = max(before >> _DROP_BITS, index), max(before & _DROP_MASK, drop_s)
+        entries[key] = index << _DROP_BITS | drop_s
         self.generation += 1
 
     def find(self, facts: Facts, idx: int) -> Revocation | None:

@@ -35,8 +35,8 @@ LOOK_AGAIN_S = 0.05
 ADOPT_EVERY_S = 5.0
 ASK_STORE_EVERY_S = 0.25
 RETRY_S = 1.0
-# Counting what was hit holds up no completion for longer.
-COUNT_S = 2.0
+# Counting what was hit holds up no completion for longer than this from the commit.
+COUNT_S = 1.0
 # The broker that committed has so many leases, and this margin, before another one takes over.
 ABANDONED_LEASES = 3
 ABANDONED_S = 5.0

@@ -147,7 +147,7 @@ def test_both_take_the_key_of_each_token_from_our_set_also_across_a_rotation():
     for jwk in JWKS["keys"]:
         plain = {name: jwk[name] for name in ("kty", "crv", "x", "y")}
         assert public_jwk(load_jwk(plain)) == plain
-        assert set(jwk) == {*plain, "kid", "use", "alg", "broker_certificate"}, "no private member"
+        assert set(jwk) == {*plain, "kid", "use", "alg", "broker_certificate", "broker_purpose"}, "no private member"
 
 
 FOLDER = Path(__file__).parents[2] / "vectors"

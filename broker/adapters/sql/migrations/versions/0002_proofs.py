@@ -12,6 +12,15 @@ depends_on = None
 def upgrade() -> None:
     """Make the tables of proofs beside the first ones, whose rows stay as they are."""
     big = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+    # So that the live tokens a revocation hits are found among millions of other entries.
+    kind = '"kind":"token-minted"'
+    op.create_index(
+        "ledger_minted",
+        "ledger",
+        ["idx"],
+        sqlite_where=sa.text(f"instr(entry, X'{kind.encode().hex()}') > 0"),
+        postgresql_where=sa.text(f"strpos(encode(entry, 'escape'), '{kind}') > 0"),
+    )
     op.create_table(
         "completions",
         sa.Column("revocation", big, primary_key=True, autoincrement=False),
