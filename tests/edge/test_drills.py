@@ -305,6 +305,7 @@ def test_b_a_second_drill_in_the_realm_is_refused_while_the_first_is_under_way(b
         code, details = refused(lambda: drill(broker))
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "under way" in details
+        verifier.leave()
         drilling.join(30)
 
 
@@ -320,10 +321,11 @@ def test_a_repeated_request_gets_the_first_answer_and_drills_nothing(broker):
 
 
 def test_a_drill_goes_on_and_is_recorded_when_who_asked_hangs_up(broker):
-    with scripted(broker, is_silent=True):
+    with scripted(broker, is_silent=True) as verifier:
         call = broker.drills().Drill(drills_pb2.DrillRequest(request_id=request_id(), realm="evaluation"), timeout=60)
         canary = next(call).begun.canary
         call.cancel()
+        verifier.leave()
         eventually(lambda: past(broker)[0].canary == canary, "it is recorded", within_s=30)
 
 

@@ -18,18 +18,23 @@ from tests.waiting import eventually
 GATEWAY = PRINCIPALS["gateway"]
 
 
-@pytest.fixture
-def broker(tmp_path):
-    (tmp_path / "served").mkdir()
-    with Served(tmp_path / "served") as served:
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory):
+    with Served(tmp_path_factory.mktemp("served")) as served:
         yield served
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def double(broker):
     """The papers of another one that goes by the gateway's name."""
     papers = broker.authority.client(GATEWAY, name="double")
     return Identity(certificate=papers.certificate, key=papers.key, ca=papers.ca)
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_left(broker):
+    yield
+    eventually(lambda: not listening(broker), "all have gone", within_s=30)
 
 
 def listening(broker):
