@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from broker.domain.policy import CANARY_MODEL
 from broker.edge.grpc.feed import FeedHub, Subscriber
-from broker.edge.grpc.questions import Report
+from broker.edge.grpc.questions import Report, probe_message
 from broker.errors import Defect, Failure, NotFound, Overloaded, RequestReused
 from broker.service.canary import Canaries, Canary
 from broker.service.drill import NS_PER_MS, DrillBook, DrillResult, Showing
@@ -25,6 +25,7 @@ BY_SCHEDULE = "broker"
 # For so long verifiers may take to accept the canary; those that are behind are shown it again meanwhile.
 SEEN_WITHIN_S = 5.0
 SHOW_AGAIN_S = 0.25
+COALESCE_S = 0.02
 # A report takes some time to get here, and says nothing of when the canary died but that it was before.
 REPORT_S = 2.0
 # The canary is let go by whoever still holds it a little after the drill.
@@ -51,7 +52,7 @@ class _Shown:
 
     showing: Showing
     streams: Mapping[int, Subscriber]
-    probe: feed_pb2.Probe
+    probe: bytes
     has_news: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -192,7 +193,7 @@ class Drilling:
             hold_ms=bound_ms + int((SEEN_WITHIN_S + REPORT_S) * 1000) + HOLD_MARGIN_MS,
         )
         showing = Showing({stream: one.listener.verifier for stream, one in streams.items()})
-        shown = self._shown[canary.id] = _Shown(showing, streams, probe)
+        shown = self._shown[canary.id] = _Shown(showing, streams, probe_message(probe))
         try:
             tell(Begun(canary.realm, canary.id, len(streams)))
             await self._until_seen(shown)
@@ -227,6 +228,8 @@ class Drilling:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await shown.has_news.wait()
+                # Reports come in a burst, each with its time; a look at all of them after each would hold up the feed.
+                await asyncio.sleep(COALESCE_S)
         for stream, one in shown.streams.items():
             if one.listener.gave_up_ns is not None:
                 shown.showing.leave(stream)

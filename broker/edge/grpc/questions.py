@@ -113,13 +113,18 @@ class Questions:
         survey.uses += min(report.uses, MAX_USES)
         survey.is_answered.set()
 
-    def probe(self, asked: Asked, probe: feed_pb2.Probe) -> bool:
-        """Show a canary to one stream; return False when it does not understand or cannot take it."""
-        return PROBE in asked.speaks and asked.ask(feed_pb2.ListenResponse(probe=probe).SerializeToString())
+    def probe(self, asked: Asked, message: bytes) -> bool:
+        """Show a canary, as `probe_message` made it, to one stream; return False when it cannot be shown to it."""
+        return PROBE in asked.speaks and asked.ask(message)
 
     def reported(self, listener: Listener, report: feed_pb2.ProbeReport) -> None:
         """Hand on what a stream said of a canary."""
         self.on_report(Report(report.id, listener.stream, listener.verifier, report.verdict, report.ended))
+
+
+def probe_message(probe: feed_pb2.Probe) -> bytes:
+    """Return what shows a canary: the same bytes for all."""
+    return feed_pb2.ListenResponse(probe=probe).SerializeToString()
 
 
 def _names(asked: Iterable[Asked]) -> tuple[str, ...]:
