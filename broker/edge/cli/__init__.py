@@ -5,15 +5,18 @@ from typing import NoReturn
 import click
 
 from broker import __version__
+from broker.edge.cli.auditing import audit
 from broker.edge.cli.blocks import reinstate, revocations
 from broker.edge.cli.completing import completion
+from broker.edge.cli.drilling import drill
+from broker.edge.cli.listening import verifiers
 from broker.edge.cli.minting import explain
 from broker.edge.cli.policies import Validate, policy_group
 from broker.edge.cli.program import NAME, Program
 from broker.edge.cli.revoking import revoke
 from broker.edge.cli.runs import run
 from broker.edge.cli.serving import Dev, Serve, dev_command, serve_command
-from broker.edge.cli.state import status, trust, verifiers
+from broker.edge.cli.state import status, trust
 from broker.edge.cli.tokens import token
 
 __all__ = ["cli_with", "main"]
@@ -48,6 +51,9 @@ def _program(validate: Validate | None) -> Program:
     )
     click.version_option(__version__, prog_name=NAME)(program)
     policy = policy_group(validate)
-    for command in (token, run, policy, explain, revoke, reinstate, revocations, verifiers, status, trust, completion):
+    for command in (
+        *(token, run, policy, explain, revoke, reinstate, revocations),
+        *(verifiers, drill, audit, status, trust, completion),
+    ):
         program.add_command(command)
     return program

@@ -14,6 +14,7 @@ from broker.edge.cli.durations import Span
 from broker.edge.cli.output import Output
 
 Callback = Callable[..., int | None]
+DEFAULT_WAIT = "1m"
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -45,6 +46,45 @@ class Group(click.Group):
         """Write the examples as they are, unwrapped."""
         super().format_epilog(ctx, formatter)
         write_examples(formatter, self.examples)
+
+
+class CommandGroup(click.Group):
+    """A command that has more commands below it: its own options count unless the first word is one of these."""
+
+    allow_extra_args = False
+    allow_interspersed_args = True
+
+    def __init__(self, *args: Any, examples: Sequence[str], keys: str = "", **kwargs: Any) -> None:
+        kwargs |= {"invoke_without_command": True, "subcommand_metavar": "| COMMAND [ARGS]..."}
+        super().__init__(*args, **kwargs)
+        self.examples = tuple(examples)
+        self.keys = keys
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command's own arguments; what is for a command below it stays in `ctx.args` as it is."""
+        if not args or args[0] not in self.commands:
+            # Past click's group, which would take a stray word for a command.
+            return click.Command.parse_args(self, ctx, args)
+        ctx.args = args
+        return args
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, or the one below it, never both."""
+        if not ctx.args:
+            return click.Command.invoke(self, ctx)
+        with ctx:
+            ctx.invoked_subcommand, command, rest = self.resolve_command(ctx, ctx.args)
+            assert command is not None  # noqa: S101 - else it had failed
+            with command.make_context(ctx.invoked_subcommand, rest, parent=ctx) as inner:
+                return inner.command.invoke(inner)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples as they are, unwrapped."""
+        super().format_epilog(ctx, formatter)
+        write_examples(formatter, self.examples)
+        if self.keys:
+            with formatter.section("JSON (-o json)"):
+                formatter.write_text(self.keys)
 
 
 def write_examples(formatter: click.HelpFormatter, examples: Sequence[str]) -> None:
@@ -145,6 +185,28 @@ def reason_option(callback: Callback) -> Callback:
     return click.option(
         "--reason", type=Name(), required=True, metavar="TEXT", help="Why, in one line; it goes to the ledger."
     )(callback)
+
+
+def waiting_options(callback: Callback) -> Callback:
+    """Add `--wait` and `--timeout`."""
+    for option in (
+        click.option(
+            "--timeout", type=Span(), default=DEFAULT_WAIT, show_default=True, help="Longest time for --wait."
+        ),
+        click.option("--wait", is_flag=True, help="Wait until no verifier accepts a matching token any more."),
+    ):
+        callback = option(callback)
+    return callback
+
+
+def export_options(callback: Callback) -> Callback:
+    """Add `--export` and `--force`; the callback gets them as `export` and `force`."""
+    for option in (
+        click.option("--force", is_flag=True, help="Overwrite what is there."),
+        click.option("--export", type=FILE, metavar="FILE", help="Write the signed completion to a new file."),
+    ):
+        callback = option(callback)
+    return callback
 
 
 def _connecting(callback: Callback, *, has_key_selector: bool) -> Callback:

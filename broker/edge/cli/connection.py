@@ -1,7 +1,7 @@
 """Calls to the broker: where it is, as whom, for how long; and what it means when nobody answers."""
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,14 +13,21 @@ import grpc
 from cryptography import x509
 
 from broker.edge.cli.context import Context, context_path, read_context
-from broker.edge.cli.problems import Misused, Unusable
+from broker.edge.cli.problems import Misused, TimedOut, Unusable
 from broker.sdk.failures import Unreachable, failure_of
 from broker.sdk.identity import Identity
-from broker.v1 import policy_pb2_grpc, revocations_pb2_grpc, runs_pb2_grpc, status_pb2_grpc, tokens_pb2_grpc
+from broker.v1 import (
+    drills_pb2_grpc,
+    policy_pb2_grpc,
+    revocations_pb2_grpc,
+    runs_pb2_grpc,
+    status_pb2_grpc,
+    tokens_pb2_grpc,
+)
 
 DEFAULT_DEADLINE = "10s"
-# A thousand tokens of the largest size must fit.
-_OPTIONS = (("grpc.max_receive_message_length", 16 << 20),)
+# A thousand tokens of the largest size must fit, and the longest completion there can be beside its list.
+_OPTIONS = (("grpc.max_receive_message_length", 96 << 20),)
 
 Choose = Callable[[Context], Any]
 """Chooses the identity in the context that a command acts as."""
@@ -116,6 +123,11 @@ class Broker:
         """StatusService."""
         return status_pb2_grpc.StatusServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
+    @cached_property
+    def drills(self) -> Any:
+        """DrillService."""
+        return drills_pb2_grpc.DrillServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
     def call(self, method: Any, request: Any) -> Any:
         """Call and return the answer.
 
@@ -128,12 +140,18 @@ class Broker:
         except grpc.RpcError as failed:
             raise self._told(failed, request) from failed
 
-    def stream(self, method: Any, request: Any, *, timeout_s: int | None) -> Iterable[Any]:
-        """Call and yield the answers, for `timeout_s` (None: the deadline of a call) in all. Raises as `call`."""
+    def stream(self, method: Any, request: Any, *, timeout_s: int | None) -> Generator[Any, None, None]:
+        """Call and yield the answers, for `timeout_s` (None: the deadline of a call) in all. Raises as `call`.
+
+        Whoever stops early ends the call.
+        """
+        call = method(request, timeout=timeout_s or self._deadline_s)
         try:
-            yield from method(request, timeout=timeout_s or self._deadline_s)
+            yield from call
         except grpc.RpcError as failed:
             raise self._told(failed, request) from failed
+        finally:
+            call.cancel()
 
     def _told(self, failed: Any, request: Any) -> Exception:
         failure = failure_of(failed)
@@ -145,7 +163,8 @@ class Broker:
             if request_id
             else ""
         )
-        return Unusable(
+        kind = TimedOut if failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED else Unusable
+        return kind(
             f"no answer from the broker at {self._address}: {failure.message}",
             reason="UNREACHABLE",
             hint=f"{self._advice()}{repeat}",

@@ -16,7 +16,8 @@ class Span(click.ParamType[int]):
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the seconds of `value`, or fail as a usage error."""
-        match = _SPAN.fullmatch(str(value))
+        # A bare zero needs no unit, and is refused for what it is.
+        match = _SPAN.fullmatch("0s" if str(value) == "0" else str(value))
         if match is None:
             self._refuse(f"{value!r} is not a duration: write 90s, 10m or 1h", param, ctx)
         seconds = int(match[1]) * _SECONDS[match[2]]

@@ -38,6 +38,10 @@ class Unusable(click.ClickException):
         self.hint = hint
 
 
+class TimedOut(Unusable):
+    """The time that was given to a call ran out."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """What is told of a failure. `reason` is one of `broker.v1.ErrorReason`, USAGE, UNREACHABLE, CONTEXT or FILE."""

@@ -1,77 +1,73 @@
-"""`broker revoke`."""
+"""`broker revoke`: commit, and wait until it is in force everywhere; or say what it would hit."""
 
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
 import click
 from rich.console import Group
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
-from broker.edge.cli.command import Command, Session, calls_broker, reason_option, request_id_option
+from broker.edge.cli.batches import revoke_tokens
+from broker.edge.cli.command import (
+    CommandGroup,
+    Name,
+    Session,
+    calls_broker,
+    export_options,
+    request_id_option,
+    waiting_options,
+)
 from broker.edge.cli.context import Context
-from broker.edge.cli.durations import Span, shown
-from broker.edge.cli.output import Output, console, instant, milliseconds, plain, table
+from broker.edge.cli.durations import shown
+from broker.edge.cli.exporting import export as export_file
+from broker.edge.cli.exporting import must_be_free
+from broker.edge.cli.outcomes import KEYS, hits, report_of, result_of
+from broker.edge.cli.output import milliseconds, plain
 from broker.edge.cli.problems import Misused, Unusable
-from broker.edge.cli.selectors import selector_fields, selector_flags, selector_options, selector_text
-from broker.errors import Failure
+from broker.edge.cli.selectors import selector_fields, selector_options, selector_text
+from broker.edge.cli.showing import show
+from broker.edge.cli.waiting import Watched, follow, unfinished
 from broker.v1 import revocations_pb2 as pb
 from broker.v1 import selector_pb2
 
-DEFAULT_WAIT = "1m"
+MOST_NAMED = 20
+# The broker wants a reason of every revocation, and does not keep that of a dry run.
+_DRY_REASON = "dry run"
 
 
-@dataclass(slots=True)
-class Watched:
-    """What is known so far of a revocation that was asked for."""
-
-    committed: pb.RevocationCommitted | None = None
-    progress: pb.RevocationProgress = field(default_factory=pb.RevocationProgress)
-    complete: pb.RevocationComplete | None = None
-
-    def take(self, event: pb.RevokeResponse) -> None:
-        """Take one event in."""
-        match event.WhichOneof("event"):
-            case "committed":
-                self.committed = event.committed
-            case "progress":
-                self.progress = event.progress
-            case "complete":
-                self.complete = event.complete
-            case _:
-                pass  # of a newer broker
-
-
-@click.command(
-    cls=Command,
+@click.group(
+    cls=CommandGroup,
     examples=[
         'broker revoke --partner acme --reason "contract ended" --wait',
+        "broker revoke --partner acme --dry-run",
         'broker revoke --run 3q2WdSCwS7mVYhJ0 --reason "prompt leaked"',
-        'broker revoke --realm research --yes --reason "incident 7" --wait --timeout 2m',
+        'broker revoke --realm research --yes --reason "incident 7" --wait --timeout 2m --export incident-7.jws',
         "broker token inspect -o json < token | jq -r .claims.jti   # the id for --token",
     ],
-    keys="selector (its dimensions), index, committed_at, blocks, bound_ms, request_id, complete; with --wait also "
-    "took_ms and verifiers: [verifier, realm, acknowledged, after_ms], the slowest first.",
+    keys=f"{KEYS}; and request_id. With --dry-run: dry_run (true), selector, blocks, bound_ms, realms, tokens (null: "
+    "too many to count), partners, users, workloads, runs, uses, verifiers, silent (did not say how many uses).",
 )
 @selector_options
-@reason_option
-@click.option("--wait", is_flag=True, help="Wait until no verifier accepts a matching token any more.")
+@click.option("--reason", type=Name(), metavar="TEXT", help="Why, in one line; it goes to the ledger. Required.")
+@click.option("--dry-run", is_flag=True, help="Say what it would hit, and do nothing.")
 @click.option("--yes", is_flag=True, help="Confirm a selector that is nothing but a realm.")
-@click.option("--timeout", type=Span(), default=DEFAULT_WAIT, show_default=True, help="Longest time for --wait.")
+@waiting_options
+@export_options
 @request_id_option
 @calls_broker(has_key_selector=True)
+@click.pass_context
 def revoke(
+    ctx: click.Context,
     session: Session,
     *,
     selector: selector_pb2.Selector,
-    reason: str,
-    wait: bool,
+    reason: str | None,
+    dry_run: bool,
     yes: bool,
+    wait: bool,
     timeout: int,
+    export: Path | None,
+    force: bool,
     request_id: str,
 ) -> None:
     """Revoke every matching token that was minted before now.
@@ -79,126 +75,114 @@ def revoke(
     A token matches if it has all that the selector names. A selector of realm, partner, user, workload,
     environment, model and label also blocks new mints until `broker reinstate`.
     """
-    if list(selector_fields(selector)) == ["realm"] and not yes:
+    if reason is None and not dry_run:
+        raise click.MissingParameter(ctx=ctx, param_hint="'--reason'", param_type="option")
+    if dry_run and (wait or export is not None):
+        raise Misused("a dry run does nothing, so there is nothing to wait for or to export", hint="leave one of them")
+    if export is not None:
+        if not wait:
+            raise Misused("there is no completion yet to export", hint="add --wait")
+        must_be_free(export, force=force)
+    if list(selector_fields(selector)) == ["realm"] and not yes and not dry_run:
         raise Misused(f"this would revoke everything in realm {selector.realm}", hint="if you mean it, add --yes")
-    request = pb.RevokeRequest(request_id=request_id, selector=selector, reason=reason, wait=wait, whole_realm=yes)
+    request = pb.RevokeRequest(
+        request_id=request_id,
+        selector=selector,
+        reason=reason or _DRY_REASON,
+        wait=wait,
+        # A dry run shows what the confirmation would be about.
+        whole_realm=yes or dry_run,
+        dry_run=dry_run,
+    )
     watched = Watched()
-    ended: Exception | None = None
     with session.settings.connect(Context.for_admin) as broker:
-        try:
-            events = broker.stream(broker.revocations.Revoke, request, timeout_s=timeout if wait else None)
-            _watch(events, watched, session.output if wait else None)
-        except (Unusable, Failure) as problem:
-            ended = problem
+        events = broker.stream(broker.revocations.Revoke, request, timeout_s=timeout if wait else None)
+        ended = follow(events, watched, session.output if wait else None)
+    if dry_run:
+        _show_preview(session, watched, ended)
+        return
     if watched.committed is None:
         raise ended or Unusable("the broker committed nothing", reason="UNREACHABLE", hint=_repeat(request))
+    if export is not None and watched.complete is not None:
+        export_file(watched.complete.statements, export, force=force)
     session.output.show(
-        _result(watched.committed, watched.complete, request), _report(watched.committed, watched.complete, request)
+        {**result_of(watched, selector), "request_id": request_id}, report_of(watched, selector, exported=export)
     )
     if wait and watched.complete is None:
-        raise _unfinished(watched, request) from ended
+        raise unfinished(watched, ended, timeout) from ended
 
 
-def _watch(events: Iterable[pb.RevokeResponse], watched: Watched, waiting: Output | None) -> None:
-    """Take all events in. Whoever is `waiting` is told of the commit at once: from there on, Ctrl-C undoes nothing."""
-    rest = iter(events)
-    while watched.committed is None and (event := next(rest, None)) is not None:
-        watched.take(event)
-    if waiting is not None and watched.committed is not None:
-        waiting.note(f"revoked at index {watched.committed.index}; waiting until no verifier accepts a matching token")
-    with _live(watched, show=waiting is not None and not waiting.as_json) as update:
-        for event in rest:
-            watched.take(event)
-            update()
-
-
-def _unfinished(watched: Watched, request: pb.RevokeRequest) -> Unusable:
-    """Return what to say of a revocation that holds, though not every verifier has answered."""
-    answered = watched.progress.acknowledged + watched.progress.lapsed
-    return Unusable(
-        f"it is revoked, but {answered} of {watched.progress.listening} verifiers had answered when the waiting ended",
-        reason="UNREACHABLE",
-        hint=f"see: broker verifiers; {_repeat(request)}",
-    )
+revoke.add_command(show)
+revoke.add_command(revoke_tokens)
 
 
 def _repeat(request: pb.RevokeRequest) -> str:
     return f"repeat the same command with --request-id {request.request_id}: it does nothing twice"
 
 
-@contextmanager
-def _live(watched: Watched, *, show: bool) -> Iterator[Any]:
-    """Show the progress on stderr, if that is a terminal."""
-    if not show or not sys.stderr.isatty():
-        yield lambda: None
-        return
-    columns = (TextColumn("verifiers that deny"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console(sys.stderr), transient=True) as bar:
-        task = bar.add_task("", total=None)
-
-        def update() -> None:
-            state = watched.progress
-            bar.update(task, total=state.listening or None, completed=state.acknowledged + state.lapsed)
-
-        yield update
+def _show_preview(session: Session, watched: Watched, ended: Exception | None) -> None:
+    preview = watched.preview
+    if watched.committed is not None:
+        # A broker that does not know `dry_run` has done it.
+        raise Unusable(
+            f"the broker does not know dry runs: it is revoked at index {watched.committed.index}",
+            reason="INTERNAL",
+            hint="see: broker revocations; lift its block with: broker reinstate",
+        )
+    if preview is None:
+        raise ended or Unusable("the broker told nothing", reason="UNREACHABLE", hint="try again")
+    session.output.show(_previewed(preview), _preview(preview))
 
 
-def _result(
-    committed: pb.RevocationCommitted, complete: pb.RevocationComplete | None, request: pb.RevokeRequest
-) -> dict[str, object]:
-    result: dict[str, object] = {
-        "selector": selector_fields(request.selector),
-        "index": committed.index,
-        "committed_at": instant(committed.committed_at),
-        "blocks": committed.blocks,
-        "bound_ms": milliseconds(committed.bound),
-        "request_id": request.request_id,
-        "complete": complete is not None,
+def _previewed(preview: pb.RevocationPreview) -> dict[str, object]:
+    return {
+        "dry_run": True,
+        "selector": selector_fields(preview.selector),
+        "blocks": preview.blocks,
+        "bound_ms": milliseconds(preview.bound),
+        "realms": list(preview.realms),
+        "tokens": preview.tokens if preview.HasField("tokens") else None,
+        "partners": list(preview.partners),
+        "users": list(preview.users),
+        "workloads": list(preview.workloads),
+        "runs": list(preview.runs),
+        "uses": preview.uses,
+        "verifiers": list(preview.verifiers),
+        "silent": list(preview.silent),
     }
-    if complete is not None:
-        result["took_ms"] = milliseconds(complete.took)
-        result["verifiers"] = [
-            {
-                "verifier": one.verifier,
-                "realm": one.realm,
-                "acknowledged": one.acknowledged,
-                "after_ms": milliseconds(one.after),
-            }
-            for one in _slowest_first(complete)
-        ]
-    return result
 
 
-def _slowest_first(complete: pb.RevocationComplete) -> list[pb.VerifierOutcome]:
-    return sorted(complete.verifiers, key=lambda one: one.after.ToNanoseconds(), reverse=True)
-
-
-def _report(
-    committed: pb.RevocationCommitted, complete: pb.RevocationComplete | None, request: pb.RevokeRequest
-) -> Group:
-    lines = [f"revoked {selector_text(request.selector)} at index {committed.index}"]
-    if committed.blocks:
-        lines.append(f"new mints are blocked until: broker reinstate {selector_flags(request.selector)} --reason ...")
-    if complete is None:
-        bound = shown(committed.bound.ToNanoseconds() / 1e9)
-        lines.append(f"no verifier accepts a matching token for longer than {bound} from then")
+def _preview(preview: pb.RevocationPreview) -> Group:
+    what = selector_text(preview.selector)
+    tokens = preview.tokens if preview.HasField("tokens") else None
+    lines = [f"dry run: nothing was done. To revoke {what} now would", f"  hit {hits(tokens, preview.uses)}"]
+    for name, values in (
+        ("partners", preview.partners),
+        ("users", preview.users),
+        ("workloads", preview.workloads),
+        ("open runs", preview.runs),
+    ):
+        if values:
+            lines.append(f"  of {name}: {_some(values)}")
+    block = f"block new mints of {what} until it is reinstated" if preview.blocks else "block no new mints"
+    lines.append(f"  {block}")
+    if preview.verifiers:
+        lines.append(f"  be waited for at {_count(preview.verifiers)}: {_some(preview.verifiers)}")
     else:
-        took = shown(complete.took.ToNanoseconds() / 1e9)
-        lines.append(f"complete after {took}: no verifier accepts a matching token any more")
-    outcomes = [_outcomes(complete)] if complete is not None and complete.verifiers else []
-    return Group(*(Text(plain(line)) for line in lines), *outcomes)
+        lines.append("  be waited for at no verifier: nobody listens")
+    if preview.silent:
+        lines.append(f"  (did not say how many uses match: {_some(preview.silent)})")
+    if preview.realms:
+        bound = shown(preview.bound.ToNanoseconds() / 1e9)
+        lines.append(f"  be in force in {', '.join(preview.realms)} after {bound} at the latest")
+    return Group(*(Text(plain(line)) for line in lines))
 
 
-def _outcomes(complete: pb.RevocationComplete) -> Table:
-    return table(
-        ["VERIFIER", "REALM", "HOW", "AFTER"],
-        [
-            (
-                one.verifier,
-                one.realm,
-                "acknowledged" if one.acknowledged else "lease ran out",
-                f"{milliseconds(one.after):.1f} ms",
-            )
-            for one in _slowest_first(complete)
-        ],
-    )
+def _count(names: Sequence[str]) -> str:
+    number = len(names)
+    return f"{number} verifier{'' if number == 1 else 's'}"
+
+
+def _some(names: Sequence[str]) -> str:
+    shown_names = ", ".join(names[:MOST_NAMED])
+    return shown_names if len(names) <= MOST_NAMED else f"{shown_names} and {len(names) - MOST_NAMED} more"

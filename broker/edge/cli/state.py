@@ -1,4 +1,4 @@
-"""`broker status`, `verifiers` and `trust`: how the broker is, who listens, what to pin."""
+"""`broker status` and `trust`: how the broker is, what to pin."""
 
 import json
 
@@ -9,7 +9,7 @@ from rich.text import Text
 from broker.edge.cli.command import Command, Session, calls_broker, named
 from broker.edge.cli.context import Context
 from broker.edge.cli.durations import shown
-from broker.edge.cli.output import milliseconds, plain, table, yes
+from broker.edge.cli.output import plain, table, yes
 from broker.edge.cli.problems import Unusable
 from broker.v1 import status_pb2
 
@@ -44,52 +44,6 @@ def status(session: Session) -> None:
         ],
     }
     session.output.show(result, _status_text(answer))
-
-
-@click.command(
-    cls=Command,
-    examples=["broker verifiers", "broker verifiers --realm evaluation -o json"],
-    keys="verifiers: [verifier, realm, version, address, head, behind, silent_ms, state (fresh, joining, lapsed), "
-    "last_nack].",
-)
-@named("--realm", "Only this realm's.")
-@calls_broker()
-def verifiers(session: Session, *, realm: str | None) -> None:
-    """List who listens, how fresh, how far behind."""
-    request = status_pb2.ListVerifiersRequest(realm=realm or "")
-    with session.settings.connect(Context.for_admin) as broker:
-        answer: status_pb2.ListVerifiersResponse = broker.call(broker.status.ListVerifiers, request)
-    result = {
-        "verifiers": [
-            {
-                "verifier": one.verifier,
-                "realm": one.realm,
-                "version": one.version,
-                "address": one.address,
-                "head": one.head,
-                "behind": one.behind,
-                "silent_ms": milliseconds(one.silent_for),
-                "state": one.state,
-                "last_nack": one.last_nack,
-            }
-            for one in answer.verifiers
-        ]
-    }
-    rows = [
-        (
-            one.verifier,
-            one.realm,
-            one.state,
-            one.behind,
-            shown(one.silent_for.ToNanoseconds() / 1e9),
-            one.version,
-            one.address,
-            one.last_nack,
-        )
-        for one in answer.verifiers
-    ]
-    columns = ["VERIFIER", "REALM", "STATE", "BEHIND", "SILENT FOR", "VERSION", "ADDRESS", "LAST REFUSAL"]
-    session.output.show(result, table(columns, rows))
 
 
 @click.command(

@@ -13,6 +13,7 @@ from cryptography import x509
 from broker.edge.grpc.failures import DETAILS_KEY, code_of, details_of
 from broker.errors import Failure
 from broker.v1 import (
+    drills_pb2_grpc,
     feed_pb2_grpc,
     policy_pb2_grpc,
     revocations_pb2_grpc,
@@ -29,8 +30,9 @@ SERVICERS = (
     (revocations_pb2_grpc.RevocationServiceServicer, revocations_pb2_grpc.add_RevocationServiceServicer_to_server),
     (policy_pb2_grpc.PolicyServiceServicer, policy_pb2_grpc.add_PolicyServiceServicer_to_server),
     (status_pb2_grpc.StatusServiceServicer, status_pb2_grpc.add_StatusServiceServicer_to_server),
+    (drills_pb2_grpc.DrillServiceServicer, drills_pb2_grpc.add_DrillServiceServicer_to_server),
 )
-STREAMING = {"Revoke"}
+STREAMING = {"Revoke", "RevokeTokens", "GetRevocation", "Drill"}
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,20 @@ class Hang:
     """An answer that does not come until the server stops."""
 
 
+class InTurn:
+    """One answer after the other, the last one for ever."""
+
+    def __init__(self, *answers: Any) -> None:
+        self._answers = list(answers)
+
+    def next(self) -> Any:
+        return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+
+
 class Served:
-    """Answers by method name: a message, a Failure, a Hang; for a stream, a list of these."""
+    """Answers by method name: a message, a Failure, a Hang; for a stream, a list of these; any of it by a function
+    of the request, or in turn.
+    """
 
     def __init__(self) -> None:
         self.answers: dict[str, Any] = {}
@@ -64,12 +78,18 @@ class Served:
 
     def unary(self, method: str, request: Any, context: grpc.ServicerContext) -> Any:
         self._note(method, request, context)
-        return self._one(self.answers[method], context)
+        return self._one(self._answer(method, request), context)
 
     def stream(self, method: str, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         self._note(method, request, context)
-        for answer in self.answers[method]:
+        for answer in self._answer(method, request):
             yield self._one(answer, context)
+
+    def _answer(self, method: str, request: Any) -> Any:
+        answer = self.answers[method]
+        if isinstance(answer, InTurn):
+            answer = answer.next()
+        return answer(request) if callable(answer) else answer
 
     def _note(self, method: str, request: Any, context: grpc.ServicerContext) -> None:
         certificate = x509.load_pem_x509_certificate(context.auth_context()["x509_pem_cert"][0])

@@ -1,18 +1,22 @@
 """The command line as a process of its own: signals, pipes, and what it loads."""
 
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import pytest
 
 from broker.v1 import revocations_pb2 as pb
 from broker.v1 import status_pb2, tokens_pb2
 from tests.edge.cli.feeding import Realm
-from tests.edge.cli.served import Hang, Served
+from tests.edge.cli.served import Hang, InTurn, Served
+from tests.edge.cli.test_listening import VERIFIERS
 from tests.edge.cli.test_revoking import COMMITTED, PROGRESS
 
 MAIN = (sys.executable, "-c", "from broker.edge.cli import main; main()")
@@ -69,6 +73,31 @@ def test_ctrl_c_while_a_verifier_is_not_fresh_yet_is_130(start: Start, realm: Re
     out, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 130
     assert (out, err.strip()) == ("", "")
+
+
+def test_on_a_terminal_a_watched_list_is_drawn_over_until_ctrl_c_and_steers_nothing(home: Path, served: Served) -> None:
+    served.answers["ListVerifiers"] = InTurn(VERIFIERS, grpc.StatusCode.UNAVAILABLE, VERIFIERS)
+    ours, theirs = pty.openpty()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
+    process = subprocess.Popen(
+        [*MAIN, "verifiers", "--watch"],
+        env={**environment, "XDG_CONFIG_HOME": str(home), "COLUMNS": "300", "TERM": "xterm"},
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+    )
+    os.close(theirs)
+    drawn = b""
+    while drawn.count(b"LAST DRILL") < 2:
+        assert select.select([ours], [], [], DEADLINE_S)[0], drawn
+        drawn += os.read(ours, 65_536)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=DEADLINE_S)
+    os.close(ours)
+    assert (process.returncode, err.strip()) == (130, b"")
+    assert b"no answer from the broker" in drawn
+    assert b"\\x1b[2J" in drawn
+    assert b"\x1b[2J" not in drawn
 
 
 @pytest.mark.parametrize("form", ["text", "json"])

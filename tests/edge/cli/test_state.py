@@ -1,4 +1,4 @@
-"""`broker status`, `verifiers` and `trust`."""
+"""`broker status` and `trust`."""
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -20,21 +20,6 @@ STATUS = status_pb2.GetStatusResponse(
         ),
         status_pb2.RealmStatus(realm="research"),
     ],
-)
-VERIFIERS = status_pb2.ListVerifiersResponse(
-    verifiers=[
-        status_pb2.VerifierStatus(
-            verifier="spiffe://broker.test/a-verifier-with-a-name-that-is-longer-than-a-terminal-is-wide",
-            realm="evaluation",
-            version="0.1.0",
-            address="127.0.0.1:5",
-            head=1230,
-            behind=4,
-            silent_for=Duration(nanos=250_000_000),
-            state="fresh",
-            last_nack="FRAME_GAP: [red]a delta[/red]\nfrom 7",
-        )
-    ]
 )
 
 
@@ -65,36 +50,6 @@ def test_the_status_as_json(broker: Program, served: Served) -> None:
 def test_a_broker_without_realms_has_a_status_too(broker: Program, served: Served) -> None:
     served.answers["GetStatus"] = status_pb2.GetStatusResponse(minting=True)
     assert "minting: yes" in broker("status").stdout
-
-
-def test_verifiers_are_listed_one_to_a_line_and_uncut(broker: Program, served: Served) -> None:
-    served.answers["ListVerifiers"] = VERIFIERS
-    lines = broker("verifiers").stdout.splitlines()
-    assert len(lines) == 2
-    assert lines == [line.rstrip() for line in lines]
-    assert "a-verifier-with-a-name-that-is-longer-than-a-terminal-is-wide" in lines[1]
-    assert "250 ms" in lines[1]
-    assert "[red]a delta[/red]\\nfrom 7" in lines[1]
-
-
-def test_verifiers_as_json(broker: Program, served: Served) -> None:
-    served.answers["ListVerifiers"] = VERIFIERS
-    answer = broker.json("verifiers", "--realm", "evaluation")
-    assert list(answer) == ["verifiers"]
-    [one] = answer["verifiers"]
-    assert list(one) == [
-        "verifier",
-        "realm",
-        "version",
-        "address",
-        "head",
-        "behind",
-        "silent_ms",
-        "state",
-        "last_nack",
-    ]
-    assert (one["behind"], one["silent_ms"], one["state"]) == (4, 250.0, "fresh")
-    assert served.last.request.realm == "evaluation"
 
 
 def test_the_trust_file_is_printed_as_it_is(broker: Program, served: Served, realm: Realm) -> None:

@@ -12,6 +12,7 @@ import click
 import pytest
 
 from broker.edge.cli import cli_with
+from broker.edge.cli.command import CommandGroup
 from broker.edge.cli.durations import shown
 from broker.edge.cli.problems import problem_of
 from tests.edge.cli.conftest import Program
@@ -30,7 +31,11 @@ def walk(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[t
 
 
 EVERY = list(walk(PROGRAM))
-LEAVES = [(path, command) for path, command in EVERY if not isinstance(command, click.Group)]
+LEAVES = [
+    (path, command)
+    for path, command in EVERY
+    if not isinstance(command, click.Group) or isinstance(command, CommandGroup)
+]
 
 
 def test_the_commands_are_those_of_the_design() -> None:
@@ -49,9 +54,15 @@ def test_the_commands_are_those_of_the_design() -> None:
         "token inspect",
         "explain",
         "revoke",
+        "revoke show",
+        "revoke tokens",
         "reinstate",
         "revocations",
         "verifiers",
+        "verifiers forget",
+        "drill",
+        "drill history",
+        "audit verify-completion",
         "status",
         "trust",
         "completion",
@@ -100,6 +111,8 @@ def test_every_example_parses(example: str, tmp_path: Path, monkeypatch: pytest.
             words = [word.replace("$RUN", "run-1") for word in words[words.index("broker") + 1 :]]
             command: click.Command = PROGRAM
             while isinstance(command, click.Group):
+                if isinstance(command, CommandGroup) and (not words or words[0] not in command.commands):
+                    break
                 command = command.commands[words.pop(0)]
             command.make_context(command.name, words)
 
@@ -152,7 +165,48 @@ def test_every_example_parses(example: str, tmp_path: Path, monkeypatch: pytest.
         ("reinstate", "--partner", "acme"),
         ("revocations", "--after", "-1"),
         ("revocations", "--limit", "1001"),
+        ("revoke", "--partner", "acme", "--reason", "x", "--timeout", "0"),
+        ("revoke", "--partner", "acme", "--reason", "x", "--wait", "--timeout", "0"),
+        ("revoke", "--partner", "acme", "--reason", "x", "--export", "new.jws"),
+        ("revoke", "--partner", "acme", "--reason", "x", "--wait", "--export", "/nowhere/at/all.jws"),
+        ("revoke", "--partner", "acme", "--reason", "x", "--wait", "--export", __file__),
+        ("revoke", "--partner", "acme", "--reason", "x", "show", "17"),
+        ("revoke", "--partner", "acme", "--dry-run", "--wait"),
+        ("revoke", "--partner", "acme", "--dry-run", "--export", "new.jws"),
+        ("revoke", "--dry-run"),
+        ("revoke", "acme"),
+        ("revoke", "show"),
+        ("revoke", "show", "-1"),
+        ("revoke", "show", "x"),
+        ("revoke", "show", str(2**64)),
+        ("revoke", "show", "17", "18"),
+        ("revoke", "show", "17", "--wait", "--timeout", "0s"),
+        ("revoke", "show", "17", "--export", __file__),
+        ("revoke", "show", "17", "--partner", "acme"),
+        ("revoke", "tokens"),
+        ("revoke", "tokens", "--realm", "r"),
+        ("revoke", "tokens", "--reason", "x"),
+        ("revoke", "tokens", "--realm", "r", "--reason", "x"),
+        ("revoke", "tokens", "--realm", "r", "--reason", "x", "--timeout", "0"),
         ("verifiers", "--realm", ""),
+        ("verifiers", "--every", "5s"),
+        ("verifiers", "--watch", "--every", "0"),
+        ("verifiers", "forgot"),
+        ("verifiers", "forget"),
+        ("verifiers", "forget", "spiffe://a/b"),
+        ("verifiers", "forget", "spiffe://a/b", "--realm", "r"),
+        ("verifiers", "forget", "", "--realm", "r", "--reason", "x"),
+        ("drill", "--realm", ""),
+        ("drill", "--schedule", "15m"),
+        ("drill", "--realm", "r", "--schedule", "0"),
+        ("drill", "--realm", "r", "--schedule", "soon"),
+        ("drill", "--timeout", "0"),
+        ("drill", "historic"),
+        ("drill", "history", "--limit", "0"),
+        ("drill", "history", "--limit", "1001"),
+        ("audit",),
+        ("audit", "verify"),
+        ("audit", "verify-completion"),
         ("trust", "--realm", ""),
         ("policy", "validate"),
         ("policy", "apply"),
@@ -315,6 +369,12 @@ def test_the_completion_script_runs_in_a_real_shell() -> None:
         ("broker rev", {"revoke", "revocations"}),
         ("broker token v", {"verify"}),
         ("broker revoke --part", {"--partner"}),
+        ("broker revoke sh", {"show"}),
+        ("broker revoke show --w", {"--wait"}),
+        ("broker revoke --partner acme --w", {"--wait", "--workload"}),
+        ("broker drill --sch", {"--schedule"}),
+        ("broker verifiers f", {"forget"}),
+        ("broker audit v", {"verify-completion"}),
     ],
 )
 def test_completion_completes(words: str, wanted: set[str]) -> None:
