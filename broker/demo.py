@@ -10,9 +10,11 @@ from pathlib import Path
 import grpc
 
 from broker.adapters.throwaway_ca import Issued, ThrowawayCa
-from broker.errors import Failure, Rejected, Revoked
+from broker.errors import Failure, Malformed, Rejected, Revoked, Untrusted
 from broker.sdk import Identity, Verifier
 from broker.sdk.failures import failure_of
+from broker.token.completion import check_completions
+from broker.token.keys import parse_trust
 from broker.v1 import (
     revocations_pb2,
     revocations_pb2_grpc,
@@ -178,8 +180,22 @@ class Tour:
         for outcome in complete.verifiers:
             how = "acknowledged" if outcome.acknowledged else "its lease ran out"
             after_ms = outcome.after.ToMicroseconds() / 1000
-            self._say(f"  {after_ms:8.2f} ms    {outcome.verifier}: {how}")
+            self._say(f"  {after_ms:8.0f} ms    {outcome.verifier}: {how}")
         self._step(started, "complete: no verifier accepts acme's tokens any more")
+        self._check(complete)
+
+    def _check(self, complete: revocations_pb2.RevocationComplete) -> None:
+        """Check the proof as a stranger would: with nothing but the trust file."""
+        started = time.perf_counter()
+        document = "".join(f"{statement}\n" for statement in complete.statements)
+        try:
+            statements = check_completions(document, parse_trust(self._papers.trust.read_text("utf-8")))
+        except (Malformed, Untrusted) as bad:
+            raise TourFailed(f"the completion does not hold: {bad.message}") from bad
+        proof = self._papers.trust.with_name("completion.jws")
+        proof.write_text(document, "ascii")
+        realms = ", ".join(statement.realm for statement in statements)
+        self._step(started, f"proof checked offline, signed for {realms}: {proof}")
 
     def _is_dead(self, token: str) -> None:
         started = time.perf_counter()

@@ -22,6 +22,7 @@ def test_the_tour_mints_verifies_revokes_and_is_denied_also_on_a_ledger_that_exi
             "minted token",
             "verified offline",
             "complete: no verifier",
+            "proof checked offline",
             "denied: the token was revoked",
             "no new token",
         ):
