@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from tests.bench import minting, revoking, verifying
-from tests.bench.measuring import Row, report
+from tests.bench.measuring import Row, report, results
 
 BENCHES = {"mint": minting.run, "verify": verifying.run, "revoke": revoking.run}
 
@@ -17,7 +17,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="broker-bench-") as folder:
             (Path(folder) / "served").mkdir()
             rows += BENCHES[name](Path(folder))
-    report(rows, Path("bench-results"))
+    report(rows, results())
 
 
 if __name__ == "__main__":

@@ -1,43 +1,66 @@
-"""`make bench-feed`: the feed at scale, as a table, as JSON, and as pictures."""
+"""`make bench-feed`: the feed at scale, as a table, as JSON, and as pictures.
+
+About ten minutes at most. ARGS="--quick" is a small run of a minute; ARGS="--verifiers 1000 --tokens 0" is a part.
+"""
 
 import argparse
-import json
 import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 from tests.bench import feeding, plots, storming
-from tests.bench.measuring import report
+from tests.bench.measuring import Row, report, results
 
-RESULTS = Path("bench-results")
+# What is begun is brought to its end, so that nothing is left behind; nothing is begun after that.
+ENOUGH_S = 480.0
 
 
 def main() -> None:
     """Measure each number of verifiers, then the storm; bounded, and cleaned up after."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--verifiers", default="10,100,1000,10000", help="numbers of verifiers, with commas")
-    parser.add_argument("--tokens", type=int, default=1_000_000, help="single tokens in the storm; 0 leaves it out")
-    parser.add_argument("--rounds", type=int, default=10, help="revocations for each number of verifiers")
+    parser.add_argument("--verifiers", help="numbers of verifiers, with commas")
+    parser.add_argument("--sdk", help="numbers of verifiers also played by gRPC's own client")
+    parser.add_argument("--tokens", type=int, help="single tokens in the storm; 0 leaves it out")
+    parser.add_argument("--rounds", type=int, help="revocations for each number of verifiers")
+    parser.add_argument("--heartbeat", type=float, default=1.0, help="seconds; the lease is five of them")
+    parser.add_argument("--quick", action="store_true", help="small numbers where none are given: does it run?")
+    parser.set_defaults(verifiers="10,100,1000,10000", sdk="1000", tokens=1_000_000, rounds=10)
+    if parser.parse_known_args()[0].quick:
+        parser.set_defaults(verifiers="10,50,200", sdk="50", tokens=20_000, rounds=3)
     options = parser.parse_args()
-    scales, rows = [], []
+    began = time.monotonic()
+    runs = [("light", count) for count in _numbers(options.verifiers)] + [("sdk", n) for n in _numbers(options.sdk)]
+    largest = max([count for _, count in runs], default=0)
+    scales: list[feeding.Scale] = []
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="broker-bench-") as folder:
-        for count in (int(text) for text in options.verifiers.split(",") if text):
+        if options.tokens:
+            rows += storming.run(Path(folder) / "storm", tokens=options.tokens)
+            print(f"revoked {options.tokens:,} tokens", flush=True)
+        for players, count in runs:
+            if time.monotonic() - began > ENOUGH_S:
+                print(f"no time left for {count:,} verifiers ({players})", flush=True)
+                continue
             scale = feeding.measure(
-                Path(folder) / f"verifiers-{count}", count, rounds=options.rounds, with_kill=count >= 1000
+                Path(folder) / f"{players}-{count}",
+                count,
+                rounds=options.rounds,
+                with_kill=count >= largest // 10,
+                players=players,
+                heartbeat_s=options.heartbeat,
             )
             scales.append(scale)
             rows += feeding.rows_of(scale)
-            print(f"measured {count:,} verifiers", flush=True)
-        if options.tokens:
-            rows += storming.run(Path(folder) / "storm", tokens=options.tokens)
-    report(rows, RESULTS)
-    if scales:
-        stem = f"feed-{time.strftime('%Y%m%d-%H%M%S')}"
-        for path in plots.draw(scales, RESULTS, stem):
-            print(f"drawn to {path}")
-        path = RESULTS / f"{stem}.json"
-        path.write_text(json.dumps([asdict(scale) for scale in scales]) + "\n")
+            print(f"measured {count:,} verifiers ({players}) {scale.failure}", flush=True)
+    path = results("feed-")
+    report(rows, path, scales=[asdict(scale) for scale in scales], took_s=time.monotonic() - began)
+    for picture in plots.draw(scales, path):
+        print(f"drawn to {picture}")
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,10 @@ from pathlib import Path
 
 @dataclass
 class Row:
-    """One measured thing. `ratio` compares it with the peer or the baseline that `against` names."""
+    """One measured thing. `ratio` compares it with the peer or the baseline that `against` names.
+
+    `wanted` is the most that design.md allows, in the same unit.
+    """
 
     bench: str
     what: str
@@ -22,6 +25,14 @@ class Row:
     against: str = ""
     ratio: float | None = None
     more: dict[str, float] = field(default_factory=dict)
+    wanted: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """Say what is wanted, and whether it is reached; nothing when nothing is."""
+        if self.wanted is None:
+            return ""
+        return f"<= {self.wanted:g}, {'reached' if self.value <= self.wanted else 'MISSED'}"
 
 
 def per_call_us(call: Callable[[], object], *, seconds: float = 1.0, rounds: int = 5) -> float:
@@ -87,22 +98,26 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"p50": percentile(values, 50), "p99": percentile(values, 99), "max": values[-1] if values else float("nan")}
 
 
-def report(rows: Sequence[Row], folder: Path) -> None:
-    """Print the table and write the JSON."""
+def report(rows: Sequence[Row], path: Path, **besides: object) -> None:
+    """Print the table and write it as JSON to `path`, with what else there is to keep."""
     width = max(len(row.what) for row in rows)
     bench = ""
     for row in rows:
         if row.bench != bench:
             bench = row.bench
             print(f"\n{bench}")
-        ratio = f"{row.ratio:6.2f} x {row.against}" if row.ratio is not None else ""
+        ratio = f"{row.ratio:6.2f} x {row.against}" if row.ratio is not None else row.verdict
         more = "  ".join(f"{name} {value:.2f}" for name, value in row.more.items())
-        print(f"  {row.what:<{width}}  {row.value:>12,.1f} {row.unit:<9} {ratio:<40} {more}")
-    folder.mkdir(parents=True, exist_ok=True)
+        print(f"  {row.what:<{width}}  {row.value:>12,.1f} {row.unit:<9} {ratio:<28} {more}".rstrip())
+    path.parent.mkdir(parents=True, exist_ok=True)
     machine = {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
-    path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
-    path.write_text(json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=2) + "\n")
+    path.write_text(json.dumps({"machine": machine, "rows": [asdict(row) for row in rows], **besides}) + "\n")
     print(f"\nwritten to {path}")
+
+
+def results(prefix: str = "") -> Path:
+    """Return where the results of a run that ends now go."""
+    return Path("bench-results") / f"{prefix}{time.strftime('%Y%m%d-%H%M%S')}.json"
 
 
 def mean(values: Sequence[float]) -> float:

@@ -3,10 +3,11 @@
 import json
 import sys
 import time
+from contextlib import suppress
 
-from broker.errors import Revoked
+from broker.errors import Revoked, Stale, Untrusted
 from broker.sdk import Identity, Verifier
-from tests.bench.feeding import rss_kib
+from tests.bench.feeding import peak_kib, rss_kib
 from tests.bench.measuring import per_call_us
 
 
@@ -30,7 +31,12 @@ def answer(verifier: Verifier, asked: dict[str, str]) -> dict[str, object]:
             return {"s": time.monotonic() - began}
         case "state":
             state = verifier.state()
-            return {"head": state.head, "revocations": state.revocations, "kib": rss_kib("self")}
+            return {
+                "head": state.head,
+                "revocations": state.revocations,
+                "kib": rss_kib("self"),
+                "peak_kib": peak_kib("self"),
+            }
         case "seen":
             return {"us": per_call_us(lambda: verifier.verify(asked["token"], "mythos"))}
         case "first":
@@ -41,6 +47,12 @@ def answer(verifier: Verifier, asked: dict[str, str]) -> dict[str, object]:
                 verifier.verify(asked["token"], "mythos")
 
             return {"us": per_call_us(first)}
+        case "until-accepted":
+            while True:
+                with suppress(Untrusted, Stale):
+                    verifier.verify(asked["token"], "mythos")
+                    return {"at": time.monotonic()}
+                time.sleep(0.001)
         case "until-revoked":
             while True:
                 try:

@@ -9,22 +9,30 @@ mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 
-from tests.bench.feeding import Scale
+from tests.bench.feeding import WANTED, Scale
 from tests.bench.measuring import percentile
 
+STYLES = {"light": "-", "sdk": "--"}
 
-def draw(scales: Sequence[Scale], folder: Path, stem: str) -> list[Path]:
-    """Write both pictures beside the JSON and return where they are."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return [_distribution(scales, folder / f"{stem}-distribution.png"), _growth(scales, folder / f"{stem}-growth.png")]
+
+def draw(scales: Sequence[Scale], beside: Path) -> list[Path]:
+    """Write the pictures beside the JSON and return where they are. What was not measured to the end is left out."""
+    whole = [scale for scale in scales if scale.complete]
+    if not whole:
+        return []
+    return [
+        _distribution(whole, beside.with_name(f"{beside.stem}-distribution.png")),
+        _growth(whole, beside.with_name(f"{beside.stem}-growth.png")),
+    ]
 
 
 def _distribution(scales: Sequence[Scale], path: Path) -> Path:
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     for scale in scales:
         count = len(scale.latencies)
+        shares = [100 * (at + 1) / count for at in range(count)]
         axes.plot(
-            scale.latencies, [100 * (at + 1) / count for at in range(count)], label=f"{scale.verifiers:,} verifiers"
+            scale.latencies, shares, STYLES[scale.players], label=f"{scale.verifiers:,} verifiers, {scale.players}"
         )
     axes.set(
         xscale="log",
@@ -41,10 +49,18 @@ def _distribution(scales: Sequence[Scale], path: Path) -> Path:
 
 def _growth(scales: Sequence[Scale], path: Path) -> Path:
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    counts = [scale.verifiers for scale in scales]
-    axes.plot(counts, [percentile(scale.latencies, 50) for scale in scales], "o-", label="denied, p50")
-    axes.plot(counts, [percentile(scale.latencies, 99) for scale in scales], "o-", label="denied, p99")
-    axes.plot(counts, [max(scale.complete) for scale in scales], "o-", label="complete, slowest round")
+    for players in sorted({scale.players for scale in scales}):
+        ours = sorted((one for one in scales if one.players == players), key=lambda one: one.verifiers)
+        counts = [one.verifiers for one in ours]
+        for label, values in (
+            ("denied, p50", [percentile(one.latencies, 50) for one in ours]),
+            ("denied, p99", [percentile(one.latencies, 99) for one in ours]),
+            ("complete, median round", [percentile(sorted(one.complete), 50) for one in ours]),
+        ):
+            axes.plot(counts, values, "o" + STYLES[players], label=f"{label}, {players}")
+    for count, (denied, completed) in WANTED.items():
+        axes.plot([count, count], [denied, completed], "k_", markersize=14)
+    axes.plot([], [], "k_", label="wanted: denied p99, complete")
     axes.set(
         xscale="log",
         yscale="log",
