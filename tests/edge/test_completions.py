@@ -4,7 +4,6 @@ import hashlib
 import json
 import ssl
 import urllib.request
-from contextlib import contextmanager
 
 import grpc
 import jwt
@@ -13,8 +12,9 @@ import pytest
 from broker.errors import Malformed, Revoked, Untrusted
 from broker.token.completion import COMPLETION_TYP, check_completions
 from broker.token.keys import parse_trust
-from broker.v1 import feed_pb2, feed_pb2_grpc, runs_pb2, selector_pb2
 from broker.v1 import revocations_pb2 as pb
+from broker.v1 import runs_pb2, selector_pb2
+from tests.completing import ask, document, silent_verifier
 from tests.served import ADMIN, Served, request_id, wait_until
 
 
@@ -38,38 +38,10 @@ def trusts(served, *realms):
     return known
 
 
-def document(complete):
-    return "".join(f"{statement}\n" for statement in complete.statements)
-
-
-def ask(served, index, *, wait=True, name="admin", timeout=30):
-    request = pb.GetRevocationRequest(index=index, wait=wait)
-    return [answer.event for answer in served.revocations(name).GetRevocation(request, timeout=timeout)]
-
-
 def code_of(call):
     with pytest.raises(grpc.RpcError) as caught:
         call()
     return caught.value.code()
-
-
-@contextmanager
-def silent_verifier(served, name="gateway", realm="evaluation"):
-    """Listens, and never says that it has applied anything: it may hold a lease, as far as the broker can know."""
-    channel = grpc.secure_channel(served.endpoint, served.identity(name).credentials())
-    hello = feed_pb2.ListenRequest(hello=feed_pb2.Hello(realm=realm, version="silent"))
-    import queue
-
-    requests = queue.SimpleQueue()
-    requests.put(hello)
-    call = feed_pb2_grpc.FeedServiceStub(channel).Listen(iter(requests.get, None))
-    next(call)
-    try:
-        yield call
-    finally:
-        requests.put(None)
-        call.cancel()
-        channel.close()
 
 
 def test_p6_the_completion_names_each_verifier_and_a_stranger_can_check_it(broker):
@@ -240,10 +212,14 @@ def dry(served, *, name="admin", **selector):
 
 def test_a_dry_run_says_what_it_would_hit_and_writes_nothing(own_broker):
     verifier = own_broker.verifier()
-    run = own_broker.runs().OpenRun(
-        runs_pb2.OpenRunRequest(request_id=request_id(), realm="evaluation", partner="acme", models=["mythos"]),
-        timeout=10,
-    ).run
+    run = (
+        own_broker.runs()
+        .OpenRun(
+            runs_pb2.OpenRunRequest(request_id=request_id(), realm="evaluation", partner="acme", models=["mythos"]),
+            timeout=10,
+        )
+        .run
+    )
     tokens = [own_broker.mint(run=run.id, test=f"case-{number}") for number in range(3)]
     other = own_broker.mint("globex", partner="globex", user="bob")
     own_broker.until_accepted(verifier, tokens[0].token)
