@@ -3,7 +3,8 @@
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+import traceback
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -112,8 +113,32 @@ class BearerMiddleware:
             serving.cancel()
             cancelled.cancel()
             await asyncio.wait({serving, cancelled}, timeout=END_WITHIN_S)
-            if door.is_cut and serving.done() and not serving.cancelled() and (error := serving.exception()):
-                log.debug("an application that was cut ended with %r", error)
+            if door.is_cut and serving.done():
+                _let_go(serving, door.ended_in)
+                door.ended_in.clear()
+
+
+def _let_go(served: "asyncio.Future[None]", ended_in: Sequence[BaseException]) -> None:
+    """Free what the frames of an application that was cut hold on to.
+
+    A generator that waits at its `yield` gets no exception: it ends when nobody refers to it any more, and
+    tracebacks in circles would keep it until the garbage collector comes by.
+    """
+    try:
+        served.result()
+    except BaseException as error:  # noqa: BLE001 - it was cut, so what it ended with is of no interest
+        log.debug("an application that was cut ended with %r", error)
+        left: list[BaseException | None] = [error, *ended_in]
+        seen: set[int] = set()
+        while left:
+            one = left.pop()
+            if one is None or id(one) in seen:
+                continue
+            seen.add(id(one))
+            traceback.clear_frames(one.__traceback__)
+            one.__traceback__ = None
+            left += (one.__cause__, one.__context__)
+            left += getattr(one, "exceptions", ())
 
 
 class _Door:
@@ -122,6 +147,8 @@ class _Door:
     def __init__(self, is_websocket: bool, send: Send) -> None:
         self.is_websocket = is_websocket
         self.is_cut = False
+        # With what the application was stopped while it sent, in whichever of its tasks.
+        self.ended_in: list[BaseException] = []
         self._send = send
         self._has_begun = False
 
@@ -130,7 +157,15 @@ class _Door:
         if self.is_cut:
             raise OSError("the token is no longer accepted")
         self._has_begun = True
-        await self._send(message)
+        try:
+            await self._send(message)
+        except BaseException as error:
+            self._stopped(error)
+            raise
+
+    def _stopped(self, error: BaseException) -> None:
+        if self.is_cut:
+            self.ended_in.append(error)
 
     async def shut(self, why: Rejected, realm: str) -> None:
         """Answer with the refusal, or end what has begun: without its end, so that no client takes it for whole."""

@@ -41,6 +41,38 @@ async def stuck(request):
         request.app.state.ended.set()
 
 
+async def blocking(request):
+    """As models are called that know nothing of asyncio: a generator that runs in threads."""
+
+    def chunks():
+        try:
+            while not request.app.state.halt.wait(0.01):
+                yield b"more\n"
+        finally:
+            request.app.state.ended.set()
+
+    return StreamingResponse(chunks())
+
+
+async def flood(request):
+    async def chunks():
+        try:
+            while True:
+                yield bytes(1 << 20)
+        finally:
+            request.app.state.ended.set()
+
+    return StreamingResponse(chunks())
+
+
+async def finite(request):
+    async def chunks():
+        for _ in range(3):
+            yield b"more\n"
+
+    return StreamingResponse(chunks(), headers={"tasks": str(len(asyncio.all_tasks()))})
+
+
 async def fails(request):
     raise LookupError("the application's own")
 
@@ -66,11 +98,15 @@ class Served:
                 Route("/{model}/who", who, methods=["GET", "POST"]),
                 Route("/{model}/endless", endless),
                 Route("/{model}/stuck", stuck),
+                Route("/{model}/blocking", blocking),
+                Route("/{model}/flood", flood),
+                Route("/{model}/finite", finite),
                 Route("/{model}/fails", fails),
                 WebSocketRoute("/{model}/socket", socket_),
             ]
         )
         self.app.state.ended = threading.Event()
+        self.app.state.halt = threading.Event()
         guarded = BearerMiddleware(self.app, verifier, model_of, **options)
         config = uvicorn.Config(guarded, port=0, log_level="critical", lifespan="on", ws="auto")
         self.server = uvicorn.Server(config)
@@ -81,6 +117,7 @@ class Served:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def close(self) -> None:
+        self.app.state.halt.set()
         self.server.should_exit = True
         self.server.force_exit = True
         self.thread.join(10)
@@ -102,6 +139,10 @@ def reading(verifier):
 
 def get(served, path: str, *values: str) -> httpx.Response:
     return httpx.get(served.url + path, headers=[("Authorization", value) for value in values], timeout=10)
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
 
 
 def test_a_good_token_passes_and_the_application_knows_whose_it_is(served, keys):
@@ -187,6 +228,43 @@ def test_a_running_answer_is_cut_when_its_token_is_revoked(served, server, verif
             list(lines)
     assert served.app.state.ended.wait(10)
     eventually(lambda: verifier.state().uses == 0, "the end of the use")
+
+
+def test_p4_a_generator_that_runs_in_threads_is_stopped_too(served, server, verifier, keys):
+    with httpx.stream("GET", served.url + "/mythos/blocking", headers=bearer(keys.mint()), timeout=10) as answer:
+        chunks = answer.iter_bytes()
+        next(chunks)
+        server.revoke(partner="acme")
+        with pytest.raises(httpx.RemoteProtocolError):
+            list(chunks)
+    assert served.app.state.ended.wait(10)
+    assert verifier.state().uses == 0
+
+
+def test_p4_an_answer_that_nobody_reads_is_stopped_too(served, server, verifier, keys):
+    # The application waits for the client, not for the model: the cut finds it between two chunks.
+    with httpx.stream("GET", served.url + "/mythos/flood", headers=bearer(keys.mint()), timeout=10) as answer:
+        assert answer.status_code == 200
+        assert not served.app.state.ended.is_set()
+        server.revoke(partner="acme")
+        assert served.app.state.ended.wait(10)
+        eventually(lambda: verifier.state().uses == 0, "the use is let go")
+
+
+def test_answers_that_end_by_themselves_leave_no_task_thread_or_callback(served, server, verifier, keys):
+    def tasks() -> int:
+        answer = get(served, "/mythos/finite", f"Bearer {keys.mint()}")
+        assert answer.content == b"more\n" * 3
+        return int(answer.headers["tasks"])
+
+    first = tasks()
+    threads = threading.active_count()
+    assert max(tasks() for _ in range(30)) <= first + 1
+    assert threading.active_count() <= threads
+    eventually(lambda: not verifier._uses.is_holding, "the uses are let go")
+    index = server.revoke(partner="acme")
+    eventually(lambda: server.acked_head > index, "the acknowledgement")
+    assert sum(cut.uses for ack in server.streams[-1].acks for cut in ack.cuts) == 0
 
 
 def test_an_answer_that_has_not_begun_becomes_the_refusal(served, server, verifier, keys):
