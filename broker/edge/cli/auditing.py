@@ -116,7 +116,9 @@ def _facts(statement: Statement) -> Table:
     slowest = statement.slowest
     last = "nobody listens" if slowest is None else f"{slowest.verifier}, {_stopped(slowest.state, slowest.after_ms)}"
     waited = f", of which {_ms(statement.waited_ms)} for verifiers unknown to it" if statement.waited_ms else ""
-    counts = f"{statement.acknowledged} acknowledged, {statement.lapsed} leases ran out, {statement.left} left"
+    counts = (
+        f"{statement.acknowledged} acknowledged, {statement.lapsed} by the end of their lease, {statement.left} left"
+    )
     rows = [
         ("revoked", what),
         ("because", statement.reason),

@@ -158,7 +158,7 @@ def _listing(answer: status_pb2.ListVerifiersResponse) -> Table:
                 one.verifier,
                 one.realm,
                 one.state,
-                shown(one.fresh_for.ToNanoseconds() / 1e9) if one.state != "lapsed" else _gone(one),
+                shown(one.fresh_for.ToNanoseconds() / 1e9) if one.state != "lapsed" else _seen(one),
                 one.behind,
                 one.uses,
                 _drilled(one),
@@ -171,8 +171,8 @@ def _listing(answer: status_pb2.ListVerifiersResponse) -> Table:
     )
 
 
-def _gone(one: status_pb2.VerifierStatus) -> str:
-    return f"gone {instant(one.seen_at)}" if one.HasField("seen_at") else "gone"
+def _seen(one: status_pb2.VerifierStatus) -> str:
+    return f"no more; seen {one.seen_at.ToDatetime():%Y-%m-%dT%H:%M:%SZ}" if one.HasField("seen_at") else "no more"
 
 
 def _drilled(one: status_pb2.VerifierStatus) -> str:

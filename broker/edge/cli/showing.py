@@ -44,7 +44,7 @@ def show(session: Session, *, index: int, wait: bool, timeout: int, export: Path
     request = pb.GetRevocationRequest(index=index, wait=wait)
     with session.settings.connect(Context.for_admin) as broker:
         events = broker.stream(broker.revocations.GetRevocation, request, timeout_s=timeout if wait else None)
-        ended = follow(inner(events), watched, session.output if wait else None)
+        ended = follow(inner(events), watched, session.output if wait else None, is_new=False)
     if watched.committed is None:
         raise ended or Unusable("the broker told of no revocation", reason="UNREACHABLE", hint="try again")
     if export is not None and watched.complete is not None:

@@ -60,16 +60,18 @@ class Watched:
         return "; ".join(part for part in (", ".join(parts), self.progress.waits_for) if part)
 
 
-def follow(events: Iterable[pb.RevokeResponse], watched: Watched, waiting: Output | None) -> Exception | None:
+def follow(
+    events: Iterable[pb.RevokeResponse], watched: Watched, waiting: Output | None, *, is_new: bool = True
+) -> Exception | None:
     """Take all events in; return what ended them early, or None.
 
-    Whoever is `waiting` is told of the commit at once: from there on, Ctrl-C undoes nothing.
+    Whoever is `waiting` is told of a new commit at once: from there on, Ctrl-C undoes nothing.
     """
     rest = iter(events)
     try:
         while watched.committed is None and (event := next(rest, None)) is not None:
             watched.take(event)
-        if waiting is not None and watched.committed is not None and watched.complete is None:
+        if waiting is not None and is_new and watched.committed is not None:
             waiting.note(
                 f"revoked at index {watched.committed.index}; waiting until no verifier accepts a matching token"
             )

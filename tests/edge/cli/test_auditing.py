@@ -47,7 +47,7 @@ def test_p6_a_good_file_says_what_is_in_force_and_since_when(bare: Program, file
     assert facts["in force"] == "2027-01-15T08:00:03.250Z, 5 s later"
     assert facts["blocks new mints"] == "yes"
     assert facts["it hit"] == "3 live tokens, and cut 2 running uses"
-    assert facts["verifiers"] == "4: 2 acknowledged, 1 leases ran out, 1 left"
+    assert facts["verifiers"] == "4: 2 acknowledged, 1 by the end of their lease, 1 left"
     assert facts["slowest"] == "spiffe://example.org/verifier/slow, lease ran out after 5 s"
     table = [line.split() for line in first.splitlines() if "spiffe://example.org/verifier/" in line][1:]
     assert [row[0].rpartition("/")[2] for row in table] == ["slow", "b", "a", "z"]

@@ -68,7 +68,7 @@ def test_verifiers_are_listed_one_to_a_line_and_uncut(broker: Program, served: S
         "0.1.0",
     ]
     assert "[red]a delta[/red]\\nfrom 7\\x1b[2J" in lines[1]
-    assert "gone 2027-01-15T08:00:00Z" in lines[2]
+    assert "no more; seen 2027-01-15T08:00:00Z" in lines[2]
     assert "silent" in lines[2]
     assert "never" in lines[3]
 
