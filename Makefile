@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 ARGS ?=
 WORKERS ?= 2
+SEEDS ?= 100000
+FIRST ?= 0
 
-.PHONY: help setup run test check proto bench bench-feed format lock schema clean
+.PHONY: help setup run test check proto simulate bench bench-feed format lock schema clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -38,6 +40,9 @@ check: setup ## Lint, types, import contracts, protos, generated code unchanged
 
 proto: setup ## Regenerate broker/v1 from protos/
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=. --pyi_out=. --grpc_python_out=. protos/broker/v1/*.proto
+
+simulate: setup ## Run the simulation of the feed with SEEDS seeds (100,000) on all cores; FIRST= begins elsewhere
+	$(BIN)/python -m tests.simulation --first $(FIRST) --seeds $(SEEDS)
 
 bench: setup ## Run the benchmarks beside their peers; prints a table, writes bench-results/*.json
 	$(BIN)/python -m tests.bench $(ARGS)

@@ -77,9 +77,15 @@ class SimSigner:
     def __init__(self) -> None:
         self.is_away = False
         self._revoked: frozenset[str] = frozenset()
+        self._turns = 0
+
+    def rotate(self) -> None:
+        """Sign with the other key from now on."""
+        self._turns += 1
 
     def current(self, realm: str, purpose: Purpose) -> MemoryKey:
-        for key in keys_of(realm, purpose):
+        keys = keys_of(realm, purpose)
+        for key in keys if self._turns % 2 == 0 else reversed(keys):
             if not self.is_away and key.kid not in self._revoked:
                 return key
         raise SignerUnavailable(f"no key for {purpose} in {realm}")
@@ -126,6 +132,7 @@ class Database:
         self.is_down = False
         self.slow_ns = 0
         self.failing = 0.0
+        self.is_unreadable = False
         self.stores: list[SimStore] = []
         # While a backup is being put back, nothing is let in.
         self.is_held = False
@@ -215,6 +222,9 @@ class SimStore(FakeLedger):
         return self._read(functools.partial(super().entries, start, stop))
 
     def changes(self, after: int, *, now: datetime) -> Changes:
+        if self._database.is_unreadable:
+            self._database.loop.block(self._database.delay_ns())
+            raise StoreUnavailable("this one question is not answered")
         return self._read(functools.partial(super().changes, after, now=now))
 
     def policy(self) -> PolicyRecord:

@@ -134,17 +134,10 @@ DEFECTS = (
         "P6",
     ),
     Defect(
-        "what is behind the mark is put in force",
+        "an older snapshot takes the place of what is newer",
         _FOLLOWING,
         "        if contents is None or contents.head < self._mark.head:\n            return Step()",
         "        if contents is None:\n            return Step()",
-        "",
-    ),
-    Defect(
-        "a snapshot takes the place of something newer",
-        _FOLLOWING,
-        "if self._contents is not None and body.head <= self._contents.head:",
-        "if False:",
         "",
     ),
     Defect(

@@ -1,5 +1,6 @@
 """One run from one seed: who is there, what they do, and what goes wrong."""
 
+import gc
 import hashlib
 import logging
 import os
@@ -58,7 +59,6 @@ class Broker:
     host: Host
     process: BrokerProcess | None = None
     starts: int = 0
-    is_down: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -72,7 +72,7 @@ class Place:
     lineage: Lineage
     process: VerifierProcess | None = None
     starts: int = 0
-    is_down: bool = False
+    is_awaited: bool = False
 
     @property
     def principal(self) -> str:
@@ -218,16 +218,14 @@ class Scenario:
             return
         self.history.add(process.node.name, "starts")
         broker.process = process
-        broker.is_down = False
         broker.host.node = process.node
         broker.host.listen = process.listen
 
     def start_verifier(self, place: Place) -> None:
         """Start a process, unless one is there."""
-        if place.process is not None and not place.process.node.is_dead:
+        if place.is_awaited or (place.process is not None and not place.process.node.is_dead):
             return
         place.starts += 1
-        place.is_down = False
         if place.folder is None or place.folder.data is None:
             place.lineage.acked.clear()
         place.process = process = VerifierProcess(
@@ -516,6 +514,8 @@ class Scenario:
             (1, self._wall_jump),
             (1, self.storm),
             (1, self._restore),
+            (4, self._ambush),
+            (4, self._newcomer),
         ]
         _, call = random.choices(faults, [weight for weight, _ in faults])[0]
         self._count(f"fault {call.__name__}")
@@ -533,8 +533,13 @@ class Scenario:
             for broker in self.brokers
             if self.random.random() < 0.6
         ]
+        # What stands between them may tell the broker, and not the verifier.
+        is_told = self.random.random() < 0.5
         for link in links:
             link.cut(*ways)
+            if is_told:
+                for connection in tuple(link.connections):
+                    self.at(int(self.random.random() * NS_PER_S), connection.break_server)
         self.history.add("network", "cut", len(links), *ways)
         self.at(self._a_while(), lambda: [link.heal() for link in links])
 
@@ -548,6 +553,84 @@ class Scenario:
             link.lag_ns[way] = 0
 
         self.at(self._a_while(), end)
+
+    def _ambush(self) -> None:
+        """What is rare by chance: somebody comes back, or is gone, while a revocation is on its way out."""
+        random, database, place = self.random, self.database, self.random.choice(self.places)
+        self.history.add(place.name, "ambushed")
+        links = [self.network.link(place.name, broker.endpoint) for broker in self.brokers]
+        if random.random() < 0.5:
+            database.is_unreadable = True
+        else:
+            database.slow_ns = NS_PER_S // 2
+
+        def end() -> None:
+            database.is_unreadable, database.slow_ns = False, 0
+
+        def cut() -> None:
+            for link in links:
+                link.cut(UP, DOWN)
+            self.at(self._a_while(), lambda: [link.heal() for link in links])
+
+        for broker in self.brokers:
+            if broker.process is not None and random.random() < 0.5:
+                broker.process.signer.rotate()
+        for link in links if random.random() < 0.5 else self.network.links.values():
+            link.reset()
+        for _ in range(random.choice((1, 1, 3))):
+            self.at(int(random.random() * NS_PER_S), lambda: self.is_quiet or self.revoke())
+        self.at(int(random.uniform(0.2, 1.5) * NS_PER_S), end)
+        if random.random() < 0.7:
+            self.at(int(random.uniform(0.1, 1.6) * NS_PER_S), lambda: self.is_quiet or cut())
+
+    def _newcomer(self) -> None:
+        """Somebody who had no lease joins between a commit and its publication, and is cut off at once."""
+        random, place = self.random, self.random.choice(self.places)
+        process, database = place.process, self.database
+        if process is None or process.node.is_dead or place.is_awaited:
+            return
+        self.history.add(place.name, "will be a newcomer")
+        place.is_awaited = True
+        links = [self.network.link(place.name, broker.endpoint) for broker in self.brokers]
+        process.node.kill()
+        self.network.process_died(process.node, silently=False)
+
+        def come() -> None:
+            place.is_awaited = False
+            self.start_verifier(place)
+
+        def begin() -> None:
+            if self.is_quiet:
+                return
+            if random.random() < 0.5:
+                # Or it joins on a snapshot that was made a moment before the commit.
+                for broker in self.brokers:
+                    if broker.process is not None:
+                        broker.process.signer.rotate()
+                for link in self.network.links.values():
+                    link.reset()
+                if place.folder is not None and random.random() < 0.5:
+                    place.folder.data = None
+                self.at(int(random.uniform(0.3, 1.0) * NS_PER_S), lambda: self.revoke(is_waited_for=True))
+                self.at(int(random.uniform(1.0, 2.0) * NS_PER_S), come)
+                return
+            database.is_unreadable = True
+            self.at(int(random.random() * 60 * MS), lambda: self.revoke(is_waited_for=True))
+            self.at(int(random.random() * 150 * MS), come)
+            self.at(int(random.uniform(0.25, 0.5) * NS_PER_S), cut)
+            self.at(int(random.uniform(0.5, 0.9) * NS_PER_S), end)
+
+        def cut() -> None:
+            if not self.is_quiet:
+                for link in links:
+                    link.cut(UP, DOWN)
+                self.at(6 * NS_PER_S, lambda: [link.heal() for link in links])
+
+        def end() -> None:
+            database.is_unreadable = False
+
+        longest_s = max(lease_s for lease_s, _ in self.leases.values())
+        self.at(int((longest_s + random.random()) * NS_PER_S), begin)
 
     def _reset(self) -> None:
         for link in self.network.links.values():
@@ -601,7 +684,6 @@ class Scenario:
             place.machine.reboot()
         if how == "lost disk" and place.folder is not None:
             place.folder.data = None
-        place.is_down = True
         self.at(self._a_while() // 4, lambda: self.start_verifier(place))
 
     def _kill_broker(self, broker: Broker | None = None) -> None:
@@ -620,7 +702,6 @@ class Scenario:
             broker.machine.reboot()
         if self.random.random() < 0.3:
             broker.machine.wall_ns += self.random.randint(-600, 600) * NS_PER_S
-        broker.is_down = True
         self.at(self._a_while() // 3, lambda: self.start_broker(broker))
 
     def _database_trouble(self) -> None:
@@ -715,6 +796,7 @@ class Scenario:
     def _heal_all(self) -> None:
         self._repair_once()
         self.database.is_down, self.database.slow_ns, self.database.failing = False, 0, 0.0
+        self.database.is_unreadable = False
         for link in self.network.links.values():
             link.heal()
         for broker in self.brokers:
@@ -730,6 +812,7 @@ class Scenario:
             if process is not None and process.node.is_frozen:
                 process.node.thaw()
             follows = process.verifier._follower.mark.incarnation if process is not None else ""
+            place.is_awaited = False
             if follows not in ("", self.database.disk.incarnation):
                 self._reset_verifier(place)
             self.start_verifier(place)
@@ -785,6 +868,10 @@ def run(seed: int) -> Result:
     log.addHandler(defects)
     log.setLevel(logging.ERROR)
     log.propagate = False
+    if not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
+    gc.disable()
     cores = os.sched_getaffinity(0)
     # Its threads take turns, which costs a multiple of the time when each is on another core.
     os.sched_setaffinity(0, {sorted(cores)[_worker() % len(cores)]})
@@ -792,6 +879,7 @@ def run(seed: int) -> Result:
         result = Scenario(seed).run()
     finally:
         os.sched_setaffinity(0, cores)
+        gc.enable()
         log.removeHandler(defects)
         log.level, log.propagate = before
         log.manager._clear_cache()

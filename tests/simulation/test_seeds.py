@@ -41,7 +41,7 @@ def test_much_happens_in_a_run() -> None:
         "up leave",
     }
     assert {what for what in wanted if totals.get(what, 0) < 5} == set()
-    assert sum(what.startswith("fault ") for what in totals) == 13
+    assert sum(what.startswith("fault ") for what in totals) == 15
 
 
 @pytest.mark.parametrize("seed", [3, 14, 27])
