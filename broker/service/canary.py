@@ -102,8 +102,8 @@ class Canaries:
         [signature] = key.sign(signed).result()
         return Canary(claims.jti, realm, assemble(signed[0], signature), now, expires_at)
 
-    def end(self, canary: Canary, by: str) -> tuple[int, int]:
-        """Revoke the canary; return the index, and this process's clock right after the commit. Blocks.
+    def end(self, canary: Canary, by: str) -> tuple[int, int, int]:
+        """Revoke the canary; return the index, and this process's clock before the commit and after it. Blocks.
 
         Raises:
             Whatever `Ledger.append` raises.
@@ -112,10 +112,11 @@ class Canaries:
         # Kept as long as the canary can live, and not for a week: drills are many, and verifiers hold what is kept.
         revocations = replace(self._revocations, max_ttl=canary.expires_at - canary.minted_at)
         write = revocations.write(selector, reason="a drill", by=by, kind=Kind.REVOKED, request=None)
+        asked_ns = self._clock.boottime_ns()
         appended = self._ledger.append(write).result()
         committed_ns = self._clock.boottime_ns()
         self._meter.revoked("realm+token")
-        return appended.indices.start, committed_ns
+        return appended.indices.start, asked_ns, committed_ns
 
     def _minted_before(self, index: int) -> Canary:
         [data] = self._ledger.entries(index, index + 1)

@@ -89,7 +89,7 @@ class Watch:
     """A revocation being waited for: each listener that may have held a lease at its commit.
 
     `absent` are verifiers, by name and realm, that may hold a lease from another broker process. `earlier_ns`
-    is the time that had passed since the commit when this process took it over.
+    is the time from the recorded instant of the revocation to `committed_ns`: what is told counts from that.
     """
 
     index: int
@@ -179,7 +179,7 @@ class Listeners:
             lease_ms: The longest lease that somebody unknown may hold.
             now_ns: Now.
             entries: How many it has.
-            earlier_ns: For how long it was committed at `committed_ns`, when another process committed it.
+            earlier_ns: The time from the instant that the ledger records to `committed_ns`.
             absent: Verifiers, by name and realm, that are known to have listened to another process.
         """
         unknown_until_ns = committed_ns
@@ -245,7 +245,7 @@ class Listeners:
 
     def _settle(self, watch: Watch, listener: Listener, how: Stop, at_ns: int) -> None:
         name = (listener.verifier, listener.realm)
-        after_ns = watch.earlier_ns + max(0, at_ns - watch.committed_ns)
+        after_ns = max(0, watch.earlier_ns + at_ns - watch.committed_ns)
         # Two streams of one name report under it together; the first of them to settle tells of all cuts.
         watch.outcomes.append(Outcome(*name, how, after_ns, watch.cuts.pop(name, 0)))
 

@@ -40,8 +40,8 @@ COUNT_S = 1.0
 # The broker that committed has so many leases, and this margin, before another one takes over.
 ABANDONED_LEASES = 3
 ABANDONED_S = 5.0
-# The roster is written about once a second.
-ROSTER_MARGIN = timedelta(seconds=3)
+# The roster is written about once a second, and in a round of some seconds when there are ten thousand.
+ROSTER_MARGIN = timedelta(seconds=8)
 
 
 @dataclass(slots=True)
@@ -113,10 +113,14 @@ class Completions:
         hub.on_published = self._wake.set
         hub.on_cuts = hub.listeners.cut
 
-    def begin(self, revoked: Revoked, committed_ns: int) -> None:
-        """Watch a revocation that was just committed, not after `committed_ns` of this process's clock."""
+    def begin(self, revoked: Revoked, *, asked_ns: int, committed_ns: int) -> None:
+        """Watch a revocation that was just committed, not before `asked_ns` and not after `committed_ns`.
+
+        Leases are counted from the later instant, so that none is thought over too early (P6); what is told is
+        counted from the earlier one, so that no verifier looks faster than it was.
+        """
         if revoked.awaits_completion and not revoked.is_repeat and len(self._pending) < MAX_WATCHED:
-            self._begin(revoked, committed_ns, timedelta())
+            self._begin(revoked, committed_ns, committed_ns - asked_ns)
 
     async def follow(self, index: int) -> AsyncIterator[Waiting | Completion]:
         """Yield how far the revocation at `index` is when that changes, and its completion last.
@@ -169,7 +173,7 @@ class Completions:
             except TimeoutError:
                 continue
 
-    def _begin(self, revoked: Revoked, committed_ns: int, earlier: timedelta) -> None:
+    def _begin(self, revoked: Revoked, committed_ns: int, earlier_ns: int) -> None:
         now_ns = self._clock.boottime_ns()
         present = self._hub.listeners.present(now_ns)
         realms = {*revoked.realms, *(one.realm for one in present if revoked.selector.concerns(one.realm))}
@@ -180,7 +184,7 @@ class Completions:
             lease_ms=revoked.bound_ms,
             now_ns=now_ns,
             entries=revoked.entries,
-            earlier_ns=max(0, int(earlier.total_seconds() * 1e9)),
+            earlier_ns=max(0, earlier_ns),
         )
         watch.on_change = self._wake.set
         pending = _Pending(revoked, watch, self._progress(watch), asyncio.create_task(self._count(revoked)))
@@ -301,7 +305,7 @@ class Completions:
             return
         log.info("takes over a completion", extra={"fields": {"index": record.revocation}})
         # From now on, by this process's clock: when the commit was, only a dead process knew.
-        self._begin(replace(revoked, is_repeat=False), self._clock.boottime_ns(), age)
+        self._begin(replace(revoked, is_repeat=False), self._clock.boottime_ns(), int(age.total_seconds() * 1e9))
 
 
 def _seen_elsewhere(outcome: Outcome, sighting: Sighting | None, revoked: Revoked) -> Outcome:

@@ -198,11 +198,12 @@ class Drilling:
             tell(Begun(canary.realm, canary.id, len(streams)))
             await self._until_seen(shown)
             showing.revoking()
-            index, committed_ns = await asyncio.to_thread(self._canaries.end, canary, by)
+            index, asked_ns, committed_ns = await asyncio.to_thread(self._canaries.end, canary, by)
             await self._until_dead(shown, committed_ns + bound_ms * NS_PER_MS + int(REPORT_S * 1e9))
         finally:
             del self._shown[canary.id]
-        verifiers = showing.drilled(committed_ns)
+        # From before the commit: a report can be here before the append's thread has returned.
+        verifiers = showing.drilled(asked_ns)
         return DrillResult(0, canary.realm, canary.id, canary.minted_at, by, bound_ms, index, verifiers)
 
     async def _until_seen(self, shown: _Shown) -> None:

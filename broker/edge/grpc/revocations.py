@@ -62,6 +62,7 @@ class RevocationService(revocations_pb2_grpc.RevocationServiceServicer):
         del context
         caller = CALLER.get()
         what = selector(request.selector)
+        asked_ns = self._clock.boottime_ns()
         # A dry run is the same in everything, up to the append.
         prepared = await asyncio.to_thread(
             self._revoke.prepare,
@@ -76,7 +77,7 @@ class RevocationService(revocations_pb2_grpc.RevocationServiceServicer):
             yield await self._preview(prepared)
             return
         revoked = await asyncio.to_thread(self._revoke.commit, prepared)
-        async for event in self._after(revoked, is_waited_for=request.wait):
+        async for event in self._after(revoked, asked_ns, is_waited_for=request.wait):
             yield event
 
     async def RevokeTokens(
@@ -87,6 +88,7 @@ class RevocationService(revocations_pb2_grpc.RevocationServiceServicer):
         caller = CALLER.get()
         # One at a time: thousands of entries are spelled here, and whoever revokes a partner must not wait for it.
         async with self._one_batch:
+            asked_ns = self._clock.boottime_ns()
             revoked = await asyncio.to_thread(
                 self._revoke_tokens,
                 caller,
@@ -96,7 +98,7 @@ class RevocationService(revocations_pb2_grpc.RevocationServiceServicer):
                 request=request_key(caller, request),
                 is_waited_for=request.wait,
             )
-        async for event in self._after(revoked, is_waited_for=request.wait):
+        async for event in self._after(revoked, asked_ns, is_waited_for=request.wait):
             yield pb.RevokeTokensResponse(event=event)
 
     async def GetRevocation(
@@ -118,9 +120,9 @@ class RevocationService(revocations_pb2_grpc.RevocationServiceServicer):
             if not request.wait:
                 return
 
-    async def _after(self, revoked: Revoked, *, is_waited_for: bool) -> AsyncIterator[pb.RevokeResponse]:
+    async def _after(self, revoked: Revoked, asked_ns: int, *, is_waited_for: bool) -> AsyncIterator[pb.RevokeResponse]:
         # Read after the commit: a frame that lacks the revocation has an `as_of` before this (P5, P6).
-        self._completions.begin(revoked, self._clock.boottime_ns())
+        self._completions.begin(revoked, asked_ns=asked_ns, committed_ns=self._clock.boottime_ns())
         yield telling.committed(revoked)
         if is_waited_for:
             async for event in self._told(revoked):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -13,11 +14,11 @@ from broker.edge.grpc.drilling import Drilling
 from broker.edge.grpc.feed import FeedHub
 from broker.edge.grpc.outermost import CALLER
 from broker.edge.grpc.translate import duration, nanoseconds, request_key, timestamp
-from broker.errors import Failure, NotFound, SignerUnavailable
+from broker.errors import Failure, NotFound, SignerUnavailable, StoreUnavailable
 from broker.service.drill import Drilled, DrillResult
 from broker.service.policies import Policies
 from broker.service.ports import Clock, Ledger, Signer
-from broker.service.proof_ports import Roster
+from broker.service.proof_ports import Roster, Sighting
 from broker.service.verifiers import ForgetVerifier, Listed, ListVerifiers
 from broker.token.identifiers import identifier
 from broker.token.keys import Purpose, render_trust
@@ -88,13 +89,18 @@ class StatusService(status_pb2_grpc.StatusServiceServicer):
         del context
         CALLER.get().must_be(Role.ADMIN, Role.AUDITOR)
         realm = identifier("realm", request.realm) if request.realm else None
-        known = await asyncio.to_thread(self._roster.known, realm)
+        known: Sequence[Sighting] = ()
+        parts: Mapping[str, Mapping[str, tuple[DrillResult, Drilled]]] = {}
+        # Who listens now is known without the store; who ever did, and what drills found, is not.
+        with suppress(StoreUnavailable):
+            known = await asyncio.to_thread(self._roster.known, realm)
         lines = self._list_verifiers(known, realm)
-        parts = await asyncio.to_thread(self._last_parts, sorted({line.realm for line in lines}))
+        with suppress(StoreUnavailable):
+            parts = await asyncio.to_thread(self._last_parts, sorted({line.realm for line in lines}))
         head = self._hub.publisher.head
         size = head.size if head is not None else 0
         return pb.ListVerifiersResponse(
-            verifiers=[_status(line, size, parts[line.realm].get(line.verifier)) for line in lines]
+            verifiers=[_status(line, size, parts.get(line.realm, {}).get(line.verifier)) for line in lines]
         )
 
     async def ForgetVerifier(

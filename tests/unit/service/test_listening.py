@@ -40,7 +40,10 @@ def test_p6_it_is_complete_when_all_listeners_have_acknowledged():
     done = listeners.progress(watch, T + 10, published_head=AFTER)
     assert done.is_complete
     # The slowest first, each with the time that it took.
-    assert done.outcomes == (Outcome("two", "evaluation", Stop.ACKNOWLEDGED, 9), Outcome("one", "evaluation", Stop.ACKNOWLEDGED, 2))
+    assert done.outcomes == (
+        Outcome("two", "evaluation", Stop.ACKNOWLEDGED, 9),
+        Outcome("one", "evaluation", Stop.ACKNOWLEDGED, 2),
+    )
 
 
 def test_p6_an_acknowledgement_of_a_head_that_does_not_cover_the_index_settles_nothing():

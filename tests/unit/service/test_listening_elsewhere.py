@@ -119,6 +119,4 @@ def test_p8_a_verifier_of_another_realm_has_no_say_in_what_was_cut():
     watch = watched(listeners)
     listeners.cut(other, INDEX, 5)
     listeners.acknowledge(listener, AFTER, T + 1)
-    assert listeners.progress(watch, T + 1, published_head=AFTER).outcomes == (
-        Outcome(*GATE, Stop.ACKNOWLEDGED, 1, 0),
-    )
+    assert listeners.progress(watch, T + 1, published_head=AFTER).outcomes == (Outcome(*GATE, Stop.ACKNOWLEDGED, 1, 0),)
