@@ -221,6 +221,17 @@ def test_p9_only_a_key_for_completions_signs_them():
         assert type(refused(signed(statement(), key) + "\n")) is Untrusted
 
 
+def test_t5_the_header_names_the_key_of_the_certificate():
+    key = KEYS["evaluation"]
+    message = completion_signing_input(KEYS["production"].kid, statement_payload(statement()))
+    assert type(refused(assemble(message, sign(key.private, message)) + "\n")) is Untrusted
+
+
+def test_t6_another_spelling_is_refused_as_that():
+    payload = statement_payload(statement()).replace(b":1,", b": 1,", 1)
+    assert "one spelling" in refused(signed(payload) + "\n").message
+
+
 def test_p8_no_other_realms_key_signs_for_this_one():
     other = KEYS["production"]
     for made in (statement(certificate=other.certificate), statement()):
@@ -308,6 +319,11 @@ def test_verifiers_of_one_name_count_each_and_ties_are_by_name():
         lambda: replace(FIRST, waited_ms=5001),
         lambda: replace(FIRST, committed_at=AT.replace(tzinfo=None), in_force_at=AT.replace(tzinfo=None)),
         lambda: replace(FIRST, committed_at=AT + timedelta(microseconds=1)),
+        lambda: replace(
+            FIRST,
+            committed_at=AT + timedelta(microseconds=1),
+            in_force_at=FIRST.in_force_at + timedelta(microseconds=1),
+        ),
         lambda: replace(FIRST, realm="production"),
         lambda: replace(FIRST, realms=("production", "evaluation")),
         lambda: replace(FIRST, realms=("evaluation", "evaluation", "production")),
