@@ -160,8 +160,13 @@ class Lane:
     """What one executor has to do, so many at a time."""
 
     def __init__(self, most: int | None) -> None:
-        self._room = most
+        self._room = self._most = most
         self._waiting: deque[Job] = deque()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs in it, as far as that is counted."""
+        return self._room == self._most
 
     def add(self, job: Job) -> None:
         """Begin it when there is room."""

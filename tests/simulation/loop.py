@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from contextvars import Context
+from functools import partial
+from random import Random
 from typing import Any
 
 from tests.simulation.jobs import Job, Lane, SimFuture
@@ -14,6 +16,9 @@ from tests.simulation.nodes import NODE, NS_PER_S, Machine, Node
 
 # Threads (by their name) whose calls are done at once: nothing depends on how long they take, and turns cost time.
 AT_ONCE = frozenset({"roster", "hits"})
+# Calls that wait for nothing but the store. Mostly it answers at once; now and then they take their time in a thread.
+MOSTLY_AT_ONCE = frozenset({"poll", "snapshot", "completion", "awaited", "known", "recorded", "prepare", "finish"})
+MOSTLY = 0.6
 # More callbacks than this without time going on is a busy loop.
 MOST_AT_ONCE = 200_000
 
@@ -21,7 +26,8 @@ MOST_AT_ONCE = 200_000
 class SimLoop(asyncio.AbstractEventLoop):
     """Runs callbacks in one order that depends on nothing but what was scheduled. Not a thread's, but a run's."""
 
-    def __init__(self) -> None:
+    def __init__(self, random: Random) -> None:
+        self.random = random
         self.now_ns = 0
         self.ready: deque[tuple[Node, asyncio.Handle]] = deque()
         self.job: Job | None = None
@@ -77,22 +83,23 @@ class SimLoop(asyncio.AbstractEventLoop):
     def run_in_executor(self, executor: Executor | None, func: Any, *args: Any) -> Any:
         node = NODE.get(self.world)
         if getattr(executor, "_thread_name_prefix", "") in AT_ONCE:
-            return asyncio.wrap_future(self._at_once(node, func, args), loop=self)
+            return self._at_once(node, func, args)
         lane = node.lanes.get(id(executor))
         if lane is None:
             lane = node.lanes[id(executor)] = Lane(getattr(executor, "_max_workers", None))
+        if lane.is_idle and _name_of(func, args) in MOSTLY_AT_ONCE and self.random.random() < MOSTLY:
+            return self._at_once(node, func, args)
         return asyncio.wrap_future(self.submit(node, lane, lambda: func(*args)), loop=self)
 
-    def _at_once(self, node: Node, func: Any, args: tuple[Any, ...]) -> SimFuture:
-        future = SimFuture(self)
-
-        def begin() -> None:
-            try:
-                future.set_result(func(*args))
-            except Exception as failure:
-                future.set_exception(failure)
-
-        node.call(begin, after_ns=1_000_000)
+    def _at_once(self, node: Node, func: Any, args: tuple[Any, ...]) -> "asyncio.Future[Any]":
+        """Call now; the answer comes a moment later."""
+        future = self.create_future()
+        try:
+            result = func(*args)
+        except Exception as failure:
+            node.call(_settle, future, None, failure, after_ns=self.random.randrange(1_000_000))
+        else:
+            node.call(_settle, future, result, None, after_ns=self.random.randrange(1_000_000))
         return future
 
     def submit(self, node: Node, lane: Lane, call: Callable[[], Any]) -> SimFuture:
@@ -199,3 +206,21 @@ class SimLoop(asyncio.AbstractEventLoop):
             yield
         finally:
             asyncio._set_running_loop(None)
+
+
+def _settle(future: "asyncio.Future[Any]", result: object, failure: Exception | None) -> None:
+    if future.done():
+        return
+    if failure is not None:
+        future.set_exception(failure)
+    else:
+        future.set_result(result)
+
+
+def _name_of(func: Any, args: tuple[Any, ...]) -> str:
+    """What is called in the end: behind `to_thread`, and behind a partial."""
+    while isinstance(func, partial):
+        func, args = func.func, (*func.args, *args)
+        if getattr(func, "__name__", "") == "run" and args:
+            func, args = args[0], args[1:]
+    return getattr(func, "__name__", "")

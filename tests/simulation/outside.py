@@ -171,7 +171,7 @@ class SimStore(FakeLedger):
         database = self._database
         if self._node.is_dead and database.random.random() < 0.5:
             return
-        if database.fails() or database.is_held:
+        if database.fails() or database.is_held or self.disk is not database.disk:
             self._answer(future, StoreUnavailable("the database is away"))
             return
         try:
@@ -228,7 +228,10 @@ class SimStore(FakeLedger):
         return self._read(functools.partial(super().changes, after, now=now))
 
     def policy(self) -> PolicyRecord:
-        return self._read(super().policy)
+        # At once: it is read under a lock of threads, which take turns here.
+        if self._database.fails():
+            raise StoreUnavailable("the database is away")
+        return super().policy()
 
     def revocations(self, after: int, limit: int) -> Sequence[RevocationRecord]:
         return self._read(functools.partial(super().revocations, after, limit))

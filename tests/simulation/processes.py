@@ -31,7 +31,7 @@ from broker.service.publish import Publisher
 from broker.service.revoke import Reinstate, Revocations, Revoke, RevokeTokens
 from broker.service.roster import RosterKeeper
 from broker.v1 import revocations_pb2
-from tests.simulation.jobs import SimExecutor, SimLock
+from tests.simulation.jobs import SimExecutor
 from tests.simulation.loop import SimLoop
 from tests.simulation.network import Context, Network
 from tests.simulation.nodes import Machine, Node
@@ -64,7 +64,6 @@ class BrokerProcess:
         self.clock = SimClock(node)
         self.store = SimStore(database, node, self.clock, self._wake)
         self.policies = Policies(self.store, parse)
-        self.policies._lock = SimLock(loop)
         self.signer = SimSigner()
         self.policies.watch(lambda in_force: self.signer.forget(in_force.revoked_keys))
         self.signer.forget(self.policies.current().revoked_keys)

@@ -106,13 +106,15 @@ class Scenario:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.random = random = Random(f"scenario {seed}")
-        self.loop = loop = SimLoop()
+        self.loop = loop = SimLoop(Random(f"loop {seed}"))
         self.history = History(loop)
         self.network = Network(loop, Random(f"network {seed}"))
         self.network.taps = self
         realms = REALMS if random.random() < 0.25 else REALMS[:1]
         self.leases = {realm: random.choice(LEASES) for realm in realms}
-        self.check = Validators(loop, {realm: lease_s * NS_PER_S for realm, (lease_s, _) in self.leases.items()})
+        count = 2 if random.random() < 0.35 else 1
+        leases_ns = {realm: lease_s * NS_PER_S for realm, (lease_s, _) in self.leases.items()}
+        self.check = Validators(loop, leases_ns, is_sole=count == 1)
         self.counts: dict[str, int] = {}
         self.tokens: list[Token] = []
         self.asked: list[_Asked] = []
@@ -129,7 +131,6 @@ class Scenario:
         self.database = Database(loop, Random(f"database {seed}"), Disk.new(f"ledger-{seed}-1", EPOCH), self._committed)
         self.check.begin_timeline(self.database.disk, self.database.disk.incarnation)
         self._first_entries(document, realms)
-        count = 2 if random.random() < 0.35 else 1
         self.brokers = [
             Broker(f"broker-{name}:7443", self._machine(most_wall_s=2), Host()) for name in ("a", "b")[:count]
         ]
@@ -200,6 +201,7 @@ class Scenario:
         if broker.process is not None and not broker.process.node.is_dead:
             return
         broker.starts += 1
+        self.check.started_ns = self.loop.now_ns
         broker.host.has_power = True
         boot = f"{self.seed}-{broker.endpoint[7]}-{broker.starts}"
         try:
@@ -832,11 +834,24 @@ class Scenario:
         awaited = [one.revocation for one in self.database.disk.completions.values() if one.entry is None]
         if awaited:
             self.check.violated("liveness", f"no completion of {awaited}")
+        for place in self.places:
+            if self._is_well() and place.process is not None:
+                self._judge_verdicts(place, place.process)
         if not self._is_well():
             for place in self.places:
                 process = place.process
                 told = "is not there" if process is None else process.verifier.state()
                 self.check.violated("liveness", f"{place.name}: {told}, ledger at {len(self.database.disk.entries)}")
+
+    def _judge_verdicts(self, place: Place, process: VerifierProcess) -> None:
+        """All is well: what is dead is refused as dead, and what lives is not."""
+        for token in self.tokens[-12:]:
+            if token.claims.realm != place.realm or token.incarnation != self.database.disk.incarnation:
+                continue
+            verdict, is_dead = process.decide(token.text, token.claims.models[0]), self.check.is_dead(token)
+            # A broker whose wall clock was set back says that its predecessor's tokens are not yet valid.
+            if verdict not in (("Revoked", "Untrusted", "NotYetValid") if is_dead else ("accepted", "NotYetValid")):
+                self.check.violated("liveness", f"{place.name} says {verdict} of token {token.claims.idx}")
 
 
 def _draft(kind: Kind) -> Draft:

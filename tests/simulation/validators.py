@@ -108,7 +108,8 @@ class _Wire:
 class Validators:
     """Watches a run. `violations` says which promise was broken, when and by whom."""
 
-    def __init__(self, loop: SimLoop, leases_ns: dict[str, int]) -> None:
+    def __init__(self, loop: SimLoop, leases_ns: dict[str, int], *, is_sole: bool) -> None:
+        self._is_sole = is_sole
         self._loop = loop
         self._leases_ns = leases_ns
         self.timelines: dict[str, Timeline] = {}
@@ -121,8 +122,9 @@ class Validators:
         self.stale_from: int | None = None
         self._misled: set[VerifierProcess] = set()
         # Who could accept when a revocation was committed; a completion names them.
-        self._held_at_commit: dict[tuple[str, int], frozenset[str]] = {}
-        self.unnamed: list[str] = []
+        self._held_at_commit: dict[tuple[str, int], tuple[int, frozenset[str]]] = {}
+        # When a broker was last started. Who was not there a lease before a commit does not know all who listened.
+        self.started_ns = 0
 
     def violated(self, promise: str, why: str) -> None:
         """Note that a promise is broken."""
@@ -154,11 +156,12 @@ class Validators:
         for effect in write.effects:
             match effect:
                 case CompletionAwaited(realms=realms):
-                    self._held_at_commit[disk.incarnation, appended.indices.stop - 1] = frozenset(
+                    held = frozenset(
                         lineage.principal
                         for process, lineage in self.processes
                         if lineage.realm in realms and self._can_accept(process)
                     )
+                    self._held_at_commit[disk.incarnation, appended.indices.stop - 1] = (self._loop.now_ns, held)
                 case RevocationAdded(selector=selector, blocks=blocks):
                     timeline.revoked.append(Revoked(first, selector, blocks, self._loop.now_ns))
                     if blocks:
@@ -211,8 +214,6 @@ class Validators:
 
     def _judge_statements(self, disk: Disk, index: int, document: str) -> None:
         """What is signed must be well-formed, and tell of each verifier that could accept at the commit."""
-        timeline = self.timelines[disk.incarnation]
-        one = timeline.at(index)
         try:
             statements = check_completions(document, {realm: trust_of(realm) for realm in REALMS})
         except Failure as bad:
@@ -222,14 +223,15 @@ class Validators:
             if (statement.index, statement.incarnation) != (index, disk.incarnation):
                 self.violated("completion", f"the completion of {index} tells of {statement.index}")
             for stop in statement.verifiers:
-                held = [lineage for _, lineage in self.processes if lineage.principal == stop.verifier]
-                acked = max((head for lineage in held for head in lineage.said.values()), default=0)
+                theirs = [lineage for _, lineage in self.processes if lineage.principal == stop.verifier]
+                acked = max((head for lineage in theirs for head in lineage.said.values()), default=0)
                 if stop.state == "acknowledged" and acked <= index:
                     self.violated("P6", f"{stop.verifier} is said to have acknowledged {index}, and sent {acked}")
-        if one is not None:
-            named = {stop.verifier for statement in statements for stop in statement.verifiers}
-            for name in sorted(self._held_at_commit.pop((disk.incarnation, index), frozenset()) - named):
-                self.unnamed.append(f"{name} held a lease at {index} and is not named")
+        committed_ns, held = self._held_at_commit.pop((disk.incarnation, index), (0, frozenset()))
+        knows_all = self._is_sole and self.started_ns <= committed_ns - max(self._leases_ns.values())
+        named = {stop.verifier for statement in statements for stop in statement.verifiers}
+        if knows_all and not held <= named:
+            self.violated("P6", f"{sorted(held - named)} held a lease at {index} and are not named")
 
     # P3.
 
@@ -274,6 +276,13 @@ class Validators:
             for one in timeline.revoked
         ):
             self.violated("P4", f"{lineage.name} refused token {token.claims.idx}, which nothing revokes")
+
+    def is_dead(self, token: Token) -> bool:
+        """Tell whether a revocation of its ledger kills a token."""
+        return any(
+            Revocation(one.index, one.selector).kills(token.facts, token.claims.idx)
+            for one in self.timelines[token.incarnation].revoked
+        )
 
     def stepped(self, process: VerifierProcess, lineage: Lineage, step: Step) -> None:
         """A verifier has taken a message."""
