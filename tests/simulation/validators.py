@@ -122,7 +122,7 @@ class Validators:
         self.stale_from: int | None = None
         self._misled: set[VerifierProcess] = set()
         # Who could accept when a revocation was committed; a completion names them.
-        self._held_at_commit: dict[tuple[str, int], tuple[int, frozenset[str]]] = {}
+        self._held_at_commit: dict[tuple[str, int], tuple[int, list[tuple[VerifierProcess, str]]]] = {}
         # When a broker was last started. Who was not there a lease before a commit does not know all who listened.
         self.started_ns = 0
 
@@ -156,11 +156,11 @@ class Validators:
         for effect in write.effects:
             match effect:
                 case CompletionAwaited(realms=realms):
-                    held = frozenset(
-                        lineage.principal
+                    held = [
+                        (process, lineage.principal)
                         for process, lineage in self.processes
                         if lineage.realm in realms and self._can_accept(process)
-                    )
+                    ]
                     self._held_at_commit[disk.incarnation, appended.indices.stop - 1] = (self._loop.now_ns, held)
                 case RevocationAdded(selector=selector, blocks=blocks):
                     timeline.revoked.append(Revoked(first, selector, blocks, self._loop.now_ns))
@@ -227,7 +227,9 @@ class Validators:
                 acked = max((head for lineage in theirs for head in lineage.said.values()), default=0)
                 if stop.state == "acknowledged" and acked <= index:
                     self.violated("P6", f"{stop.verifier} is said to have acknowledged {index}, and sent {acked}")
-        committed_ns, held = self._held_at_commit.pop((disk.incarnation, index), (0, frozenset()))
+        committed_ns, held_then = self._held_at_commit.pop((disk.incarnation, index), (0, []))
+        # Who has left in peace may have done so before the broker knew of the commit.
+        held = {name for process, name in held_then if not process.verifier._is_closed}
         knows_all = self._is_sole and self.started_ns <= committed_ns - max(self._leases_ns.values())
         named = {stop.verifier for statement in statements for stop in statement.verifiers}
         if knows_all and not held <= named:
