@@ -4,6 +4,9 @@ About ten minutes at most. ARGS="--quick" is a small run of a minute; ARGS="--ve
 """
 
 import argparse
+import resource
+import signal
+import sys
 import tempfile
 import time
 from dataclasses import asdict
@@ -14,6 +17,8 @@ from tests.bench.measuring import Row, report, results
 
 # What is begun is brought to its end, so that nothing is left behind; nothing is begun after that.
 ENOUGH_S = 480.0
+# Beyond so many, a heartbeat each second would take more than a core by itself.
+MANY = 2000
 
 
 def main() -> None:
@@ -23,12 +28,15 @@ def main() -> None:
     parser.add_argument("--sdk", help="numbers of verifiers also played by gRPC's own client")
     parser.add_argument("--tokens", type=int, help="single tokens in the storm; 0 leaves it out")
     parser.add_argument("--rounds", type=int, help="revocations for each number of verifiers")
-    parser.add_argument("--heartbeat", type=float, default=1.0, help="seconds; the lease is five of them")
+    parser.add_argument(
+        "--heartbeat", type=float, help="seconds, the lease is five; unset: 1, beyond 2,000 verifiers 6"
+    )
     parser.add_argument("--quick", action="store_true", help="small numbers where none are given: does it run?")
     parser.set_defaults(verifiers="10,100,1000,10000", sdk="1000", tokens=1_000_000, rounds=10)
     if parser.parse_known_args()[0].quick:
         parser.set_defaults(verifiers="10,50,200", sdk="50", tokens=20_000, rounds=3)
     options = parser.parse_args()
+    _prepare()
     began = time.monotonic()
     runs = [("light", count) for count in _numbers(options.verifiers)] + [("sdk", n) for n in _numbers(options.sdk)]
     largest = max([count for _, count in runs], default=0)
@@ -36,8 +44,8 @@ def main() -> None:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="broker-bench-") as folder:
         if options.tokens:
-            rows += storming.run(Path(folder) / "storm", tokens=options.tokens)
-            print(f"revoked {options.tokens:,} tokens", flush=True)
+            failure = storming.measure(Path(folder) / "storm", options.tokens, rows)
+            print(f"revoked {options.tokens:,} tokens {failure}", flush=True)
         for players, count in runs:
             if time.monotonic() - began > ENOUGH_S:
                 print(f"no time left for {count:,} verifiers ({players})", flush=True)
@@ -48,7 +56,7 @@ def main() -> None:
                 rounds=options.rounds,
                 with_kill=count >= largest // 10,
                 players=players,
-                heartbeat_s=options.heartbeat,
+                heartbeat_s=options.heartbeat or (1.0 if count <= MANY else 6.0),
             )
             scales.append(scale)
             rows += feeding.rows_of(scale)
@@ -57,6 +65,13 @@ def main() -> None:
     report(rows, path, scales=[asdict(scale) for scale in scales], took_s=time.monotonic() - began)
     for picture in plots.draw(scales, path):
         print(f"drawn to {picture}")
+
+
+def _prepare() -> None:
+    """Let many sockets be open, also in the processes that are started; end in good order when told to."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))
 
 
 def _numbers(text: str) -> list[int]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from broker.v1 import revocations_pb2, selector_pb2
 from tests.authority import Issued
 from tests.bench.measuring import Row, percentile
@@ -161,28 +163,33 @@ def measure(
     """Measure one number of verifiers, with a broker of its own. Never fails: `failure` says how far it came."""
     names = min(verifiers, MOST_NAMES)
     scale = Scale(verifiers, players, names, LEASE_S * heartbeat_s / HEARTBEAT_S, heartbeat_s)
-    with served(folder, names, heartbeat_s) as (broker, papers):
-        assert broker.process is not None
-        # What a first revocation loads is not counted as a stream's.
-        revoke(broker)
-        before_kib = rss_kib(broker.process.pid)
-        began = time.monotonic()
-        swarm = Swarm(broker, verifiers, papers, players)
-        try:
-            scale.broken = swarm.next("fresh", JOIN_S).get("ended", {})
-            scale.joined_s = time.monotonic() - began
-            time.sleep(1)
-            _rest(scale, broker.process.pid, swarm.pid)
-            scale.kib_per_stream = (rss_kib(broker.process.pid) - before_kib) / verifiers
-            _revoke_rounds(scale, broker, swarm, rounds)
-            if with_kill:
-                _kill(scale, broker, swarm)
-        except Unborne as failed:
-            scale.failure = str(failed)
-        finally:
-            swarm.end()
+    try:
+        with served(folder, names, heartbeat_s) as (broker, papers):
+            _measure(scale, broker, papers, rounds=rounds, with_kill=with_kill)
+    except (Unborne, grpc.RpcError, AssertionError, OSError, subprocess.SubprocessError) as failed:
+        scale.failure = f"{type(failed).__name__}: {str(failed)[:200]}"
     scale.latencies.sort()
     return scale
+
+
+def _measure(scale: Scale, broker: Served, papers: Sequence[Issued], *, rounds: int, with_kill: bool) -> None:
+    assert broker.process is not None
+    # What a first revocation loads is not counted as a stream's.
+    revoke(broker)
+    before_kib = rss_kib(broker.process.pid)
+    began = time.monotonic()
+    swarm = Swarm(broker, scale.verifiers, papers, scale.players)
+    try:
+        scale.broken = swarm.next("fresh", JOIN_S).get("ended", {})
+        scale.joined_s = time.monotonic() - began
+        time.sleep(1)
+        _rest(scale, broker.process.pid, swarm.pid)
+        scale.kib_per_stream = (rss_kib(broker.process.pid) - before_kib) / scale.verifiers
+        _revoke_rounds(scale, broker, swarm, rounds)
+        if with_kill:
+            _kill(scale, broker, swarm)
+    finally:
+        swarm.end()
 
 
 def revoke(broker: Served, **selector: str) -> tuple[float, float, float]:
@@ -256,6 +263,7 @@ def rows_of(scale: Scale) -> list[Row]:
                 "% of one",
                 more={
                     "us per heartbeat": scale.busy_at_rest * scale.heartbeat_s / scale.verifiers * 1e6,
+                    "% if each second": scale.busy_at_rest * scale.heartbeat_s * 100,
                     "players %": scale.players_busy_at_rest * 100,
                 },
             ),

@@ -3,12 +3,15 @@
 import json
 import sys
 import time
-from contextlib import suppress
 
 from broker.errors import Revoked, Stale, Untrusted
 from broker.sdk import Identity, Verifier
 from tests.bench.feeding import peak_kib, rss_kib
 from tests.bench.measuring import per_call_us
+
+PATIENCE_S = 60.0
+# The best of many short rounds: what disturbs one is not the list.
+MANY_ROUNDS = {"seconds": 2.0, "rounds": 40}
 
 
 def main(arguments: dict[str, str]) -> None:
@@ -38,7 +41,7 @@ def answer(verifier: Verifier, asked: dict[str, str]) -> dict[str, object]:
                 "peak_kib": peak_kib("self"),
             }
         case "seen":
-            return {"us": per_call_us(lambda: verifier.verify(asked["token"], "mythos"))}
+            return {"us": per_call_us(lambda: verifier.verify(asked["token"], "mythos"), **MANY_ROUNDS)}
         case "first":
             # Forgotten each time, so that the signature is checked anew.
             def first() -> None:
@@ -46,22 +49,34 @@ def answer(verifier: Verifier, asked: dict[str, str]) -> dict[str, object]:
                 verifier._old.clear()
                 verifier.verify(asked["token"], "mythos")
 
-            return {"us": per_call_us(first)}
+            return {"us": per_call_us(first, **MANY_ROUNDS)}
         case "until-accepted":
-            while True:
-                with suppress(Untrusted, Stale):
-                    verifier.verify(asked["token"], "mythos")
-                    return {"at": time.monotonic()}
-                time.sleep(0.001)
+            return until(verifier, asked["token"], is_accepted=True)
         case "until-revoked":
-            while True:
-                try:
-                    verifier.verify(asked["token"], "mythos")
-                except Revoked:
-                    return {"at": time.monotonic()}
-                time.sleep(0.001)
+            return until(verifier, asked["token"], is_accepted=False)
         case unknown:
             raise ValueError(unknown)
+
+
+def until(verifier: Verifier, token: str, *, is_accepted: bool) -> dict[str, object]:
+    """Verify again and again; return when the answer was the one wanted. Raises TimeoutError."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        if verdict(verifier, token) is is_accepted:
+            return {"at": time.monotonic()}
+        time.sleep(0.001)
+    raise TimeoutError
+
+
+def verdict(verifier: Verifier, token: str) -> bool | None:
+    """Return whether the token is good or revoked. None: stale, or its key is not known yet, which is no answer."""
+    try:
+        verifier.verify(token, "mythos")
+    except Revoked:
+        return False
+    except (Stale, Untrusted):
+        return None
+    return True
 
 
 if __name__ == "__main__":

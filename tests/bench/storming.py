@@ -14,6 +14,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from broker.adapters.sql import open_store
 from broker.sdk.following import Follower
 from broker.sdk.opening import MAX_BODY_BYTES
@@ -121,7 +123,6 @@ class Storm:
         self.sent = 0
         self.took_s = 0.0
         self.ended_at = 0.0
-        self.problem = ""
 
     def run(self, meanwhile: Callable[[], None]) -> None:
         """Send all, and do something else again and again until that is done."""
@@ -154,8 +155,16 @@ class Storm:
                 self.sent += count
 
 
-def run(folder: Path, *, tokens: int) -> list[Row]:
-    """Measure the storm, and what is left behind by it."""
+def measure(folder: Path, tokens: int, rows: list[Row]) -> str:
+    """Measure the storm, and what is left behind by it, into `rows`; return why not to the end, if so."""
+    try:
+        rows.extend(_rows(folder, tokens))
+    except (grpc.RpcError, TimeoutError, AssertionError, OSError, ValueError, subprocess.SubprocessError) as failed:
+        return f"{type(failed).__name__}: {str(failed)[:200]}"
+    return ""
+
+
+def _rows(folder: Path, tokens: int) -> Iterator[Row]:
     bench = f"{tokens:,} single tokens revoked in batches of {BATCH:,}"
     folder.mkdir(parents=True)
     quiet, during = Urgent(), Urgent()
@@ -171,22 +180,18 @@ def run(folder: Path, *, tokens: int) -> list[Row]:
             before = _measured(verifier, token)
             storm = Storm(broker, tokens)
             storm.run(lambda: during.once(broker, verifier))
+            if storm.sent < tokens:
+                bench += f" - STOPPED after {storm.sent:,}"
+            yield Row(bench, "batches committed", storm.sent / storm.took_s, "tokens/s", more={"s": storm.took_s})
             _wait(lambda: verifier.ask("state")["revocations"] >= storm.sent)
             caught_up_s = time.monotonic() - storm.ended_at
-            after = _measured(verifier, token)
-        if storm.sent < tokens:
-            bench += f" - STOPPED after {storm.sent:,}"
-        rows = [
-            Row(bench, "batches committed", storm.sent / storm.took_s, "tokens/s", more={"s": storm.took_s}),
-            Row(bench, "the verifier has applied all, after the last", caught_up_s, "s"),
-            *_urgent_rows(bench, quiet, during),
-            *_verifying_rows(bench, before, after),
-            *_joining(bench, broker),
-        ]
+            yield Row(bench, "the verifier has applied all, after the last", caught_up_s, "s")
+            yield from _urgent_rows(bench, quiet, during)
+            yield from _verifying_rows(bench, before, _measured(verifier, token))
+        yield from _joining(bench, broker)
         more = {"before": broker_kib / 1024}
-        rows.append(Row(bench, "memory of the broker", rss_kib(broker.process.pid) / 1024, "MiB", more=more))
-    rows += _pruning(bench, folder, storm.sent)
-    return rows
+        yield Row(bench, "memory of the broker", rss_kib(broker.process.pid) / 1024, "MiB", more=more)
+    yield from _pruning(bench, folder, storm.sent)
 
 
 def _measured(verifier: Verifying, token: str) -> dict[str, float]:
