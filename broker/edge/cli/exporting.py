@@ -1,7 +1,9 @@
 """The file of a completion: written in one step, never over another file unless told to."""
 
 import os
+import secrets
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from broker.edge.cli.problems import Misused, Unusable
@@ -26,9 +28,10 @@ def export(statements: Iterable[str], path: Path, *, force: bool) -> None:
         Misused: The file is there already, and `force` is false.
         Unusable: It cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
     try:
-        with partial.open("w", encoding="ascii", newline="\n") as file:
+        # Never over, or through, what somebody else put there.
+        with partial.open("x", encoding="ascii", newline="\n") as file:
             file.writelines(f"{statement}\n" for statement in statements)
             file.flush()
             os.fsync(file.fileno())
@@ -44,7 +47,22 @@ def export(statements: Iterable[str], path: Path, *, force: bool) -> None:
             f"{path}: {bad.strerror or bad}", reason="FILE", hint="the completion is kept by the broker, too"
         ) from bad
     finally:
-        partial.unlink(missing_ok=True)
+        # What went wrong before is told, not that there is nothing to remove.
+        with suppress(OSError):
+            partial.unlink()
+
+
+def try_export(statements: Iterable[str], path: Path, *, force: bool, index: int) -> Unusable | None:
+    """Write as `export`; return what to tell once the revocation, which stays done, has been told of."""
+    try:
+        export(statements, path, force=force)
+    except (Misused, Unusable) as bad:
+        return Unusable(
+            f"the revocation at index {index} is complete, but its completion is not exported: {bad.message}",
+            reason="FILE",
+            hint=f"the broker keeps it; try again with: broker revoke show {index} --export FILE",
+        )
+    return None
 
 
 def _taken(path: Path) -> Misused:

@@ -19,8 +19,7 @@ from broker.edge.cli.command import (
 )
 from broker.edge.cli.context import Context
 from broker.edge.cli.durations import shown
-from broker.edge.cli.exporting import export as export_file
-from broker.edge.cli.exporting import must_be_free
+from broker.edge.cli.exporting import must_be_free, try_export
 from broker.edge.cli.outcomes import KEYS, hits, report_of, result_of
 from broker.edge.cli.output import milliseconds, plain
 from broker.edge.cli.problems import Misused, Unusable
@@ -103,11 +102,15 @@ def revoke(
         return
     if watched.committed is None:
         raise ended or Unusable("the broker committed nothing", reason="UNREACHABLE", hint=_repeat(request))
+    problem = None
     if export is not None and watched.complete is not None:
-        export_file(watched.complete.statements, export, force=force)
+        problem = try_export(watched.complete.statements, export, force=force, index=watched.committed.index)
+    exported = export if problem is None else None
     session.output.show(
-        {**result_of(watched, selector), "request_id": request_id}, report_of(watched, selector, exported=export)
+        {**result_of(watched, selector), "request_id": request_id}, report_of(watched, selector, exported=exported)
     )
+    if problem is not None:
+        raise problem
     if wait and watched.complete is None:
         raise unfinished(watched, ended, timeout) from ended
 

@@ -8,8 +8,7 @@ import click
 
 from broker.edge.cli.command import Command, Session, calls_broker, export_options, waiting_options
 from broker.edge.cli.context import Context
-from broker.edge.cli.exporting import export as export_file
-from broker.edge.cli.exporting import must_be_free
+from broker.edge.cli.exporting import must_be_free, try_export
 from broker.edge.cli.outcomes import KEYS, report_of, result_of
 from broker.edge.cli.problems import Unusable
 from broker.edge.cli.waiting import Watched, follow, unfinished
@@ -47,9 +46,12 @@ def show(session: Session, *, index: int, wait: bool, timeout: int, export: Path
         ended = follow(inner(events), watched, session.output if wait else None, is_new=False)
     if watched.committed is None:
         raise ended or Unusable("the broker told of no revocation", reason="UNREACHABLE", hint="try again")
+    problem = None
     if export is not None and watched.complete is not None:
-        export_file(watched.complete.statements, export, force=force)
-    session.output.show(result_of(watched), report_of(watched, exported=export))
+        problem = try_export(watched.complete.statements, export, force=force, index=watched.committed.index)
+    session.output.show(result_of(watched), report_of(watched, exported=export if problem is None else None))
+    if problem is not None:
+        raise problem
     if watched.complete is not None:
         return
     if not watched.committed.awaits_completion:

@@ -352,7 +352,7 @@ def test_a_completion_is_exported_as_its_lines_and_nothing_else(
     assert file.read_bytes() == b"a.statement.of-one-realm\na.statement.of-another\n"
     assert f"broker audit verify-completion '{file}' --trust trust.json" in result.stdout
     assert [path.name for path in tmp_path.glob("*.jws*")] == [file.name]
-    assert not list(tmp_path.glob(".*jws*"))
+    assert not list(tmp_path.glob(".*.partial"))
 
 
 def test_a_file_that_is_there_is_not_overwritten_and_nothing_is_revoked(

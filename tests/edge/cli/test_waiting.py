@@ -9,8 +9,8 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from broker.edge.cli.exporting import export
-from broker.edge.cli.problems import Misused, Unusable
+from broker.edge.cli.exporting import export, try_export
+from broker.edge.cli.problems import Misused, Unusable, problem_of
 from broker.edge.cli.waiting import Watched, live, progress_line
 from broker.errors import NotFound, StoreFull
 from broker.v1 import revocations_pb2 as pb
@@ -203,3 +203,55 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> 
 def test_a_stream_of_nothing_is_a_failure(broker: Program, served: Served) -> None:
     served.answers["GetRevocation"] = []
     assert broker.error("revoke", "show", "42")[0] == 1
+
+
+@pytest.mark.parametrize(
+    "command", [("revoke", "--partner", "acme", "--reason", "x", "--wait"), ("revoke", "show", "42")]
+)
+def test_p6_what_was_done_is_told_though_its_file_cannot_be_written(
+    broker: Program, served: Served, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """Else a script does not know the index of a revocation that holds."""
+    folder = tmp_path / "gone"
+
+    def committed_and_the_folder_gone(_request: object) -> list[object]:
+        folder.rmdir()
+        return [COMMITTED, COMPLETE] if "--wait" in command else told(COMMITTED, COMPLETE)
+
+    served.answers |= dict.fromkeys(("Revoke", "GetRevocation"), committed_and_the_folder_gone)
+    folder.mkdir()
+    result = broker(*command, "--export", str(folder / "x.jws"), "-o", "json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["statements"] == STATEMENTS
+    error = json.loads(result.stderr)["error"]
+    assert error["reason"] == "FILE"
+    assert "index 42" in error["message"]
+    assert "broker revoke show 42 --export" in error["hint"]
+    folder.mkdir()
+    text = broker(*command, "--export", str(folder / "x.jws"))
+    assert "keep it: broker revoke show 42 --export FILE" in text.stdout
+    assert "audit verify-completion" not in text.stdout
+
+
+def test_a_file_that_appears_while_it_is_waited_for_is_no_usage_error_any_more(tmp_path: Path) -> None:
+    """Exit code 2 would say that nothing was done."""
+    file = tmp_path / "kept.jws"
+    file.write_text("precious")
+    problem = try_export(STATEMENTS, file, force=False, index=42)
+    assert problem is not None
+    assert problem_of(problem).exit_code == 1
+    assert file.read_text() == "precious"
+    assert try_export(STATEMENTS, file, force=True, index=42) is None
+
+
+def test_an_export_goes_through_no_link_that_waits_under_its_passing_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("kept")
+    monkeypatch.setattr("secrets.token_hex", lambda _size: "known")
+    (tmp_path / ".known.partial").symlink_to(precious)
+    with pytest.raises((Misused, Unusable)):
+        export(STATEMENTS, tmp_path / "new.jws", force=True)
+    assert precious.read_text() == "kept"
+    assert not (tmp_path / "new.jws").exists()
