@@ -186,7 +186,7 @@ def test_a_revocation_of_a_run_that_nobody_waits_for_has_no_completion(broker):
     [event] = broker.revoke(token=token.id)
     assert not event.committed.awaits_completion
     [told] = ask(broker, event.committed.index, wait=False)
-    assert told.committed.index == event.committed.index
+    assert told.committed == event.committed
     assert code_of(lambda: ask(broker, event.committed.index, wait=True)) is grpc.StatusCode.NOT_FOUND
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from grpc.aio import ServicerContext
 
@@ -112,6 +113,8 @@ class RevocationService(revocations_pb2_grpc.RevocationServiceServicer):
         revoked = await asyncio.to_thread(revocation_at, self._ledger, index, record)
         if revoked is None:
             raise NotFound(f"there is no revocation at index {request.index}", hint="see: broker revocations")
+        if record is None:
+            revoked = replace(revoked, bound_ms=self._revoke.concerned(revoked.selector)[1])
         yield pb.GetRevocationResponse(event=telling.committed(revoked))
         if record is None and not request.wait:
             return
