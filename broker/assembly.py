@@ -6,14 +6,11 @@ import logging
 import os
 import secrets
 import signal
-import socket
-import ssl
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import grpc
 import uvicorn
@@ -24,6 +21,7 @@ from broker.adapters.metrics import PrometheusMeter
 from broker.adapters.policy_file import load_policy
 from broker.adapters.sql import SqlLedger, open_store
 from broker.domain.policy import Role
+from broker.doors import Doors, bound_server, http_server, http_socket_of
 from broker.edge.grpc.completions import Completions
 from broker.edge.grpc.drilling import Drilling
 from broker.edge.grpc.drills import DrillService
@@ -70,17 +68,6 @@ EXIT_FATAL = 70
 def new_token_id() -> str:
     """Return 128 random bits, base64url."""
     return b64url(secrets.token_bytes(16))
-
-
-@dataclass(frozen=True, slots=True)
-class Doors:
-    """Where to listen, and with which certificates. `http` None: no HTTP door."""
-
-    listen: str
-    http: str | None
-    cert: Path
-    key: Path
-    client_ca: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +160,9 @@ class Broker:
         outermost = Outermost(self.policies, clock, meter, parts.admins)
         server, self.port, healths = self._server(hub, completions, find_hits, drilling, keeper, outermost)
         await server.start()
-        http, http_socket = self._http(publisher), self._http_socket()
+        http, http_socket = self._http(publisher), http_socket_of(self._doors)
+        if http_socket is not None:
+            self.http_port = http_socket.getsockname()[1]
         tasks = [
             asyncio.create_task(hub.run()),
             asyncio.create_task(completions.run()),
@@ -315,22 +304,7 @@ class Broker:
             drills=DrillService(drilling),
         )
         self.policies.watch(lambda _in_force: self.signer.wake())
-        _must_be_papers(self._doors)
-        try:
-            credentials = grpc.ssl_server_credentials(
-                [(self._doors.key.read_bytes(), self._doors.cert.read_bytes())],
-                root_certificates=self._doors.client_ca.read_bytes(),
-                require_client_auth=True,
-            )
-        except OSError as problem:
-            raise ConfigInvalid("tls", (f"{problem.filename}: {problem.strerror}",)) from problem
-        try:
-            return make_server(services, outermost, credentials, self._doors.listen)
-        except RuntimeError as taken:
-            raise ConfigInvalid(
-                "server.listen",
-                (f"{self._doors.listen} cannot be bound: is another broker or program using the port?",),
-            ) from taken
+        return bound_server(self._doors, lambda papers, listen: make_server(services, outermost, papers, listen))
 
     def _http(self, publisher: Publisher) -> uvicorn.Server | None:
         if self._doors.http is None:
@@ -341,36 +315,7 @@ class Broker:
             self._parts.meter.render,
             lambda: publisher.head is not None and self._fatal is None,
         )
-        config = uvicorn.Config(
-            app,
-            ssl_certfile=str(self._doors.cert),
-            ssl_keyfile=str(self._doors.key),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            lifespan="off",
-        )
-        server = uvicorn.Server(config)
-        # The broker handles the signals of all its doors.
-        server.capture_signals = _no_signals  # type: ignore[method-assign]
-        return server
-
-    def _http_socket(self) -> socket.socket | None:
-        if self._doors.http is None:
-            return None
-        host, _, port = self._doors.http.rpartition(":")
-        host = host.strip("[]")
-        bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            bound.bind((host, int(port)))
-        except OSError as taken:
-            bound.close()
-            raise ConfigInvalid(
-                "server.http_listen", (f"{self._doors.http} cannot be bound: {taken.strerror}; choose another port",)
-            ) from taken
-        self.http_port = bound.getsockname()[1]
-        return bound
+        return http_server(self._doors, app)
 
     def _raise_ended(self, tasks: "list[asyncio.Task[None]]") -> None:
         for task in tasks:
@@ -442,24 +387,6 @@ class Broker:
         os._exit(EXIT_FATAL)
 
 
-def _must_be_papers(doors: Doors) -> None:
-    """Refuse bad papers, of which gRPC would say that the port cannot be bound."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        # Without a password given, an encrypted key would be asked for at the terminal.
-        context.load_cert_chain(doors.cert, doors.key, password="")
-    except ssl.SSLError as problem:
-        raise ConfigInvalid("tls.cert", (f"{doors.cert} and {doors.key} are no certificate and its key",)) from problem
-    except OSError:
-        return
-    try:
-        context.load_verify_locations(doors.client_ca)
-    except ssl.SSLError as problem:
-        raise ConfigInvalid("tls.client_ca", (f"{doors.client_ca} holds no certificate in PEM",)) from problem
-    except OSError:
-        return
-
-
 def _told(text: str, in_texts: Iterable[str]) -> bool:
     return any(text in other for other in in_texts)
 
@@ -471,8 +398,3 @@ def _logged(problems: frozenset[str], known: frozenset[str]) -> frozenset[str]:
     for problem in sorted(known - problems):
         log.info("a problem is over", extra={"fields": {"problem": problem}})
     return problems
-
-
-@contextmanager
-def _no_signals() -> Iterator[None]:
-    yield

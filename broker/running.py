@@ -18,8 +18,9 @@ from broker.adapters.memory_signer import make_memory_key
 from broker.adapters.metrics import PrometheusMeter
 from broker.adapters.policy_file import load_policy
 from broker.adapters.sql.engine import DataFolder
-from broker.assembly import Broker, Doors, Parts
+from broker.assembly import Broker, Parts
 from broker.config import Settings, load_settings
+from broker.doors import Doors
 from broker.edge.cli.context import Context, Identity, context_path, write_context
 from broker.errors import ConfigInvalid, Failure, StoreUnavailable
 from broker.key_home import KeyHome, open_key_home

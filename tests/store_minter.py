@@ -25,9 +25,10 @@ from broker.adapters.key_rotation import Lifetimes
 from broker.adapters.local_root import LocalRoot
 from broker.adapters.memory_signer import make_memory_key
 from broker.adapters.metrics import PrometheusMeter
-from broker.assembly import Broker, Doors, Parts, new_token_id
+from broker.assembly import Broker, Parts, new_token_id
 from broker.domain.asking import Ask
 from broker.domain.policy import Role
+from broker.doors import Doors
 from broker.errors import PolicyMoved, SignerUnavailable, StoreUnavailable
 from broker.service.calling import Caller, identify
 from broker.service.mint import Mint

@@ -1,0 +1,103 @@
+"""The doors of a broker process: where it listens, and with which certificates."""
+
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import uvicorn
+
+from broker.errors import ConfigInvalid
+
+Bound = TypeVar("Bound")
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """Where to listen, and with which certificates. `http` None: no HTTP door."""
+
+    listen: str
+    http: str | None
+    cert: Path
+    key: Path
+    client_ca: Path
+
+
+def bound_server(doors: Doors, make: Callable[[grpc.ServerCredentials, str], Bound]) -> Bound:
+    """Return what `make` makes of the papers and the address. Raises ConfigInvalid with the field that is wrong."""
+    _must_be_papers(doors)
+    try:
+        credentials = grpc.ssl_server_credentials(
+            [(doors.key.read_bytes(), doors.cert.read_bytes())],
+            root_certificates=doors.client_ca.read_bytes(),
+            require_client_auth=True,
+        )
+    except OSError as problem:
+        raise ConfigInvalid("tls", (f"{problem.filename}: {problem.strerror}",)) from problem
+    try:
+        return make(credentials, doors.listen)
+    except RuntimeError as taken:
+        raise ConfigInvalid(
+            "server.listen", (f"{doors.listen} cannot be bound: is another broker or program using the port?",)
+        ) from taken
+
+
+def http_server(doors: Doors, app: Any) -> uvicorn.Server:
+    """Return the HTTP server of an ASGI application; it handles no signals, which are for all doors at once."""
+    config = uvicorn.Config(
+        app,
+        ssl_certfile=str(doors.cert),
+        ssl_keyfile=str(doors.key),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+    )
+    server = uvicorn.Server(config)
+    server.capture_signals = _no_signals  # type: ignore[method-assign]
+    return server
+
+
+def http_socket_of(doors: Doors) -> socket.socket | None:
+    """Return the bound socket of the HTTP door, or None: there is no such door. Raises ConfigInvalid."""
+    if doors.http is None:
+        return None
+    host, _, port = doors.http.rpartition(":")
+    host = host.strip("[]")
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, int(port)))
+    except OSError as taken:
+        bound.close()
+        raise ConfigInvalid(
+            "server.http_listen", (f"{doors.http} cannot be bound: {taken.strerror}; choose another port",)
+        ) from taken
+    return bound
+
+
+def _must_be_papers(doors: Doors) -> None:
+    """Refuse bad papers, of which gRPC would say that the port cannot be bound."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # Without a password given, an encrypted key would be asked for at the terminal.
+        context.load_cert_chain(doors.cert, doors.key, password="")
+    except ssl.SSLError as problem:
+        raise ConfigInvalid("tls.cert", (f"{doors.cert} and {doors.key} are no certificate and its key",)) from problem
+    except OSError:
+        return
+    try:
+        context.load_verify_locations(doors.client_ca)
+    except ssl.SSLError as problem:
+        raise ConfigInvalid("tls.client_ca", (f"{doors.client_ca} holds no certificate in PEM",)) from problem
+    except OSError:
+        return
+
+
+@contextmanager
+def _no_signals() -> Iterator[None]:
+    yield
