@@ -112,10 +112,6 @@ class Faults(People):
         process.node.kill()
         self.network.process_died(process.node, silently=False)
 
-        def come() -> None:
-            place.is_awaited = False
-            self.start_verifier(place)
-
         def begin() -> None:
             if self.is_quiet:
                 return
@@ -129,11 +125,11 @@ class Faults(People):
                 if place.folder is not None and random.random() < 0.5:
                     place.folder.data = None
                 self.at(int(random.uniform(0.3, 1.0) * NS_PER_S), lambda: self.revoke(is_waited_for=True))
-                self.at(int(random.uniform(1.0, 2.0) * NS_PER_S), come)
+                self.at(int(random.uniform(1.0, 2.0) * NS_PER_S), lambda: self.come_late(place))
                 return
             database.is_unreadable = True
             self.at(int(random.random() * 60 * MS), lambda: self.revoke(is_waited_for=True))
-            self.at(int(random.random() * 150 * MS), come)
+            self.at(int(random.random() * 150 * MS), lambda: self.come_late(place))
             self.at(int(random.uniform(0.25, 0.5) * NS_PER_S), cut)
             self.at(int(random.uniform(0.5, 0.9) * NS_PER_S), end)
 

@@ -90,6 +90,7 @@ class _Pipe:
     def __init__(self, link: Link, way: int) -> None:
         self._link, self._way = link, way
         self._last_ns = 0
+        self._sent_ns = -1
         self._held: list[Callable[[], None]] = []
 
     def carry(self, deliver: Callable[[], None]) -> None:
@@ -98,7 +99,10 @@ class _Pipe:
         if link.is_cut[self._way]:
             self._held.append(deliver)
             return
-        self._last_ns = max(self._last_ns + 1, link.loop.now_ns + link.delay_ns(self._way))
+        # What is sent at once often travels in one packet, and is all there when the first of it is read.
+        if self._sent_ns != link.loop.now_ns or link.random.random() < 0.5:
+            self._last_ns = max(self._last_ns + 1, link.loop.now_ns + link.delay_ns(self._way))
+        self._sent_ns = link.loop.now_ns
         link.loop.schedule(link.loop.world, self._last_ns, deliver)
 
     def retransmit(self) -> None:

@@ -13,6 +13,8 @@ from tests.simulation.world import Place
 
 # Once nothing goes wrong any more, all must be well within this time.
 LIVENESS_NS = 45 * NS_PER_S
+# One seed in seven, so that there are enough of both kinds.
+LATE = 6
 
 
 @dataclass(slots=True)
@@ -36,6 +38,12 @@ class Scenario(Faults):
                 self.start_broker(broker)
             for place in self.places:
                 self.at(int(self.random.random() * 2 * NS_PER_S), lambda place=place: self.start_verifier(place))
+            if self.seed % 7 == LATE:
+                # Others come only after something was revoked, and is complete.
+                for place in self.places[1:]:
+                    place.is_awaited = True
+                    self.at(int(self.random.uniform(1.5, 4) * NS_PER_S), lambda place=place: self._come_late(place))
+                self.at(int(self.random.uniform(0.8, 2) * NS_PER_S), lambda: self.revoke(is_waited_for=True))
             self._repeat(0.9, self.mint)
             self._repeat(1.8, self.revoke)
             self._repeat(0.3, self.decide)
@@ -53,6 +61,18 @@ class Scenario(Faults):
         for problem in self.loop.problems:
             self.check.violated("defect", problem)
         return Result(self.seed, self.check.violations, self.history.digest(), self.history, self.counts)
+
+    def _come_late(self, place: Place) -> None:
+        self.come_late(place)
+        if self.random.random() < 0.7:
+            # No key, so no snapshot, for a moment; the echo is then answered first.
+            for broker in self.brokers:
+                if broker.process is not None:
+                    signer = broker.process.signer
+                    signer.is_away = True
+                    self.at(
+                        int(self.random.uniform(0.01, 0.3) * NS_PER_S), lambda s=signer: setattr(s, "is_away", False)
+                    )
 
     # The end.
 

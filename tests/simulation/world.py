@@ -160,6 +160,11 @@ class World:
         broker.host.node = process.node
         broker.host.listen = process.listen
 
+    def come_late(self, place: Place) -> None:
+        """Start a process that was held back."""
+        place.is_awaited = False
+        self.start_verifier(place)
+
     def start_verifier(self, place: Place) -> None:
         """Start a process, unless one is there."""
         if place.is_awaited or (place.process is not None and not place.process.node.is_dead):
