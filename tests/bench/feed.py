@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument(
         "--heartbeat", type=float, help="seconds, the lease is five; unset: 1, beyond 2,000 verifiers 6"
     )
+    parser.add_argument("--names", type=int, default=10_000, help="names in the policy; beyond, verifiers share them")
     parser.add_argument("--quick", action="store_true", help="small numbers where none are given: does it run?")
     parser.set_defaults(verifiers="10,100,1000,10000", sdk="1000", tokens=1_000_000, rounds=10)
     if parser.parse_known_args()[0].quick:
@@ -56,6 +57,7 @@ def main() -> None:
                 rounds=options.rounds,
                 with_kill=count >= largest // 10,
                 players=players,
+                names=options.names,
                 heartbeat_s=options.heartbeat or (1.0 if count <= MANY else 6.0),
             )
             scales.append(scale)
