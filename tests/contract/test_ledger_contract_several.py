@@ -5,7 +5,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,17 +16,20 @@ from sqlalchemy import create_engine
 from broker.adapters.clock import SystemClock
 from broker.adapters.sql import SqlLedger, open_store
 from broker.errors import PolicyMoved, RequestReused, StoreUnavailable
-from broker.service.ports import Appended, BlockLifted, CertificateAdded
+from broker.service.ports import Appended, BlockLifted, CertificateAdded, TokensRevoked
 from broker.token.keys import Purpose
 from broker.token.revocation import Selector
 from tests.realm_keys import RealmKeys
-from tests.stores import Home, append, assert_whole, everything, failure_of, key, policy, revocation, write
+from tests.stores import BY, Home, append, assert_whole, everything, failure_of, key, policy, revocation, write
 from tests.waiting import eventually
 
 pytest_plugins = ["tests.fixtures_stores"]
 
 ROOT = Path(__file__).parent.parent.parent
 EACH = 150
+SINGLE = TokensRevoked(
+    (Selector.of(token="a" * 22),), "a test", BY, datetime.now(UTC), datetime.now(UTC) + timedelta(hours=1)
+)
 Read = TypeVar("Read")
 
 
@@ -246,7 +249,7 @@ def test_p5_changes_read_under_load_hold_all_below_their_head(home: Home) -> Non
         assert indices == list(range(1, read.head.size))
 
 
-@pytest.mark.parametrize("effect", [revocation(partner="acme"), policy()])
+@pytest.mark.parametrize("effect", [revocation(partner="acme"), SINGLE, policy()])
 def test_p5_what_verifiers_must_learn_wakes_the_feed_after_the_commit(home: Home, effect: object) -> None:
     heads: list[int] = []
     store = home.open(on_commit=lambda: heads.append(home.sql("SELECT size FROM head")[0][0]))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from broker.errors import NotFound, StoreCorrupt
+from broker.errors import NotFound, StoreCorrupt, StoreUnavailable
 from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry
 from broker.service.ports import Ledger, TokensRevoked, Write
 from broker.service.proof_ports import (
@@ -28,6 +28,7 @@ from broker.service.proof_ports import (
 from broker.token.revocation import Selector
 from tests.fakes import Disk, FakeLedger
 from tests.moved_clock import MovedClock
+from tests.postgresql import PostgreSql
 from tests.stores import BY, Home, append, draft, failure_of, key, revocation, write
 
 pytest_plugins = ["tests.fixtures_stores"]
@@ -203,6 +204,40 @@ def test_minted_entries_are_found_by_what_they_contain_and_when_they_were_writte
     assert found(since=NOW + timedelta(hours=1)) == []
 
 
+def test_minted_entries_are_found_by_what_is_escaped_in_them(ports: Ports) -> None:
+    for name in ('a"b', "a\\b", "j\N{LATIN SMALL LETTER O WITH DIAERESIS}rg", "j\\u00f6rg"):
+        ports.ledger.append(Write([minted(NOW, partner=name)])).result(20)
+    for index, text in enumerate((rb'"a\"b"', rb'"a\\b"', rb'"j\u00f6rg"', rb'"j\\u00f6rg"'), 1):
+        found = ports.proofs.minted([b'"partner":' + text], since=NOW)
+        assert [decode_entry(data).index for data in found] == [index]
+
+
+def test_minted_entries_that_brokers_wrote_by_clocks_a_minute_apart_are_found(ports: Ports) -> None:
+    since = NOW - timedelta(minutes=30)
+    drafts = []
+    for step in range(120):
+        ahead = timedelta(seconds=60 * (step % 2))
+        drafts.append(minted(since + timedelta(seconds=step - 60) + ahead, partner="acme"))
+    ports.ledger.append(Write(drafts)).result(20)
+    found = {decode_entry(data).index for data in ports.proofs.minted([], since=since)}
+    wanted = {index for index in range(1, 121) if decode_entry(ports.ledger.entries(index, index + 1)[0]).at >= since}
+    assert wanted <= found
+
+
+def test_minted_entries_are_read_while_others_are_written(ports: Ports) -> None:
+    drafts = [minted(NOW, partner="acme")] * 200
+    for _ in range(35):
+        ports.ledger.append(Write(drafts)).result(20)
+    size = ports.ledger.head().size
+    reading = ports.proofs.minted([], since=NOW)
+    first = next(reading)
+    # Neither a slice that was read nor a reader that stops in the midst keeps a writer waiting.
+    ports.ledger.append(Write(drafts)).result(20)
+    ports.ledger.prune(NOW)
+    rest = list(reading)
+    assert [decode_entry(data).index for data in (first, *rest)][: size - 1] == list(range(1, size))
+
+
 def test_minted_entries_beyond_one_slice_come_in_order(ports: Ports) -> None:
     drafts = [minted(NOW, partner="acme" if number % 1000 == 7 else "globex") for number in range(12_000)]
     for start in range(0, len(drafts), 500):
@@ -258,6 +293,31 @@ def test_a_forgotten_verifier_is_gone_in_its_realm_alone(ports: Ports) -> None:
     ports.roster.note([SEEN, replace(SEEN, realm="research")])
     append(ports.ledger, 1, VerifierForgotten(SEEN.verifier, "evaluation"))
     assert [one.realm for one in ports.roster.known(None)] == ["research"]
+
+
+def test_while_the_store_is_away_every_question_says_so_and_later_is_answered(own_postgresql: PostgreSql) -> None:
+    home = Home("postgresql", own_postgresql.url(own_postgresql.new_database()))
+    ports = of_sql(home)
+    ports.roster.note([SEEN])
+    ports.ledger.append(Write([minted(NOW, partner="acme")])).result(20)
+    questions: list[Callable[[], object]] = [
+        lambda: ports.proofs.completion(1),
+        ports.proofs.awaited,
+        lambda: ports.proofs.drills(None, 1),
+        ports.proofs.drill_schedules,
+        lambda: list(ports.proofs.minted([], since=NOW)),
+        lambda: ports.roster.note([SEEN]),
+        lambda: ports.roster.known(None),
+    ]
+    own_postgresql.stop()
+    for question in questions:
+        with pytest.raises(StoreUnavailable):
+            question()
+    own_postgresql.start()
+    for question in questions:
+        question()
+    assert list(ports.roster.known(None)) == [SEEN]
+    home.close()
 
 
 def test_a_damaged_document_is_not_given_out(sqlite_home: Home) -> None:

@@ -18,6 +18,7 @@ from broker.adapters.sql import SqlLedger
 from broker.errors import Revoked, StoreCorrupt, StoreFull, StoreUnavailable
 from broker.sdk.failures import failure_of as failure_of_call
 from broker.service.ports import Write
+from broker.service.proof_ports import Completed, CompletionAwaited, CompletionIsDue
 from broker.v1 import tokens_pb2
 from tests.mounts import fail, failing_disk, fill, make_read_only, new_image, repair, small_disk
 from tests.served import BROKER, Served, request_id
@@ -63,9 +64,17 @@ def test_minting_stops_before_the_disk_is_full_and_revoking_goes_on(tmp_path: Pa
         assert [appended.indices.start for appended in revoked] == list(range(1 + count, 101 + count))
         assert everything(store)[: len(before)] == before
         assert len(store.revocations(-1, 1000)) == 100
+        # So is what proves them, for as many verifiers as it may tell of.
+        waits = append(store, 1, revocation(partner="acme"), CompletionAwaited(("evaluation",), 5000), urgent=True)
+        due = CompletionIsDue(waits.indices.start)
+        document = random.Random(7).randbytes(100 << 10)
+        append(store, 1, Completed(due.revocation, document), guards=(due,), urgent=True)
+        completion = store.proofs.completion(due.revocation)
+        assert completion is not None
+        assert completion.document == document
         home.close()
         # A start fits as well.
-        assert home.open(headroom_bytes=HEADROOM).head().size == 101 + count
+        assert home.open(headroom_bytes=HEADROOM).head().size == 103 + count
         home.close()
         assert_whole(home)
 

@@ -84,7 +84,8 @@ def _minted(column: Any, connection: Connection, start: int) -> Select[Any]:
 def _contains(connection: Connection, text: bytes) -> Any:
     if connection.dialect.name == "postgresql":
         # Not `position`: its argument order is SQL's own syntax.
-        return func.strpos(func.encode(ledger.c.entry, "escape"), text.decode("ascii")) > 0
+        escaped = text.decode("ascii").replace("\\", "\\\\")
+        return func.strpos(func.encode(ledger.c.entry, "escape"), escaped) > 0
     return func.instr(ledger.c.entry, text) > 0
 
 

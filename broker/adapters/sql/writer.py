@@ -204,6 +204,8 @@ class Writer:
             return translated(problem)
         except StoreCorrupt as corrupt:
             return corrupt
+        except Exception as problem:  # noqa: BLE001 - an effect's defect; those who share the transaction try again
+            return _defect(problem)
         # P1: nobody has an answer before the commit is durable.
         for job, answer in zip(jobs, answers, strict=True):
             job.answer = answer
