@@ -47,6 +47,15 @@ class _Snapshot:
     head: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Bridged:
+    """A snapshot with its bridge to one reading, under one stamp."""
+
+    kid: str
+    messages: tuple[bytes, ...]
+    of: tuple[_Reading, Stamp]
+
+
 class Publisher:
     """Reads what changed and turns it into frames. Not safe for several threads: one loop owns it.
 
@@ -65,6 +74,7 @@ class Publisher:
         self._certificates: dict[int, CertificateRecord] = {}
         self._reading: _Reading | None = None
         self._snapshots: dict[str, _Snapshot] = {}
+        self._bridged: dict[str, _Bridged] = {}
 
     def poll(self) -> Mapping[str, Published]:
         """Read once and return each realm's delta since the last poll; without changes it is the heartbeat.
@@ -121,12 +131,18 @@ class Publisher:
             raise StoreUnavailable("the feed has not read the ledger yet", hint="retry")
         key = self._signer.current(realm, Purpose.FEED)
         stamp = self._stamp(realm, self._reading)
+        # When ten thousand come back at once, they come between two polls, and all are given the same.
+        bridged = self._bridged.get(realm)
+        if bridged is not None and bridged.kid == key.kid and bridged.of == (self._reading, stamp):
+            return bridged.messages, stamp.head
         kept = self._snapshots.get(realm)
         # One that an ended or revoked key signed is refused by all who know that, for ever.
         if kept is not None and kept.kid == key.kid:
             bridge = _concerning(self._since(kept.head), realm)
             if len(bridge.revocations) + len(bridge.certificates) <= MAX_BRIDGE_ENTRIES:
-                return (*kept.messages, frames.delta(stamp, kept.head, bridge, key)), stamp.head
+                messages = (*kept.messages, frames.delta(stamp, kept.head, bridge, key))
+                self._bridged[realm] = _Bridged(key.kid, messages, (self._reading, stamp))
+                return messages, stamp.head
         without_lease = replace(stamp, lease_ms=NO_LEASE_MS)
         messages = tuple(frames.snapshot(without_lease, _concerning(self._since(0), realm), key))
         self._snapshots[realm] = _Snapshot(key.kid, messages, stamp.head)
