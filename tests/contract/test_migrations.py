@@ -1,5 +1,6 @@
 """A store of an earlier version is brought up to date when it is opened, and keeps what it holds."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -24,10 +25,15 @@ REVOKED = (
     b'{"at":"2026-06-01T00:00:01.000Z","body":{"blocks":true,"reason":"a test","request":"r","selector":'
     b'{"partner":"acme"}},"by":"spiffe://lab.example/ops","index":1,"kind":"revoked"}'
 )
+MINTED = (
+    b'{"at":"2026-06-01T00:00:02.000Z","body":{"claims":{"partner":"globex"}},'
+    b'"by":"spiffe://lab.example/ops","index":2,"kind":"token-minted"}'
+)
+ENTRIES = [CREATED, REVOKED, MINTED]
 
 
 def make_at(home: Home, revision: str) -> None:
-    """Make a store as that revision left it, with a revocation and its block."""
+    """Make a store as that revision left it, with a revocation and a mint."""
     engine = create_engine(home.url.replace("postgresql:", "postgresql+psycopg:"))
     with engine.begin() as connection:
         config = Config()
@@ -37,12 +43,12 @@ def make_at(home: Home, revision: str) -> None:
         command.upgrade(config, revision)
     mark = "%s" if home.kind == "postgresql" else "?"
     with engine.begin() as connection:
-        for index, entry in enumerate((CREATED, REVOKED)):
+        for index, entry in enumerate(ENTRIES):
             connection.exec_driver_sql(
                 f"INSERT INTO ledger (idx, entry, leaf_hash) VALUES ({index}, {mark}, {mark})",
                 (entry, leaf_hash(entry)),
             )
-        connection.exec_driver_sql("INSERT INTO head VALUES (0, '0123456789abcdef0123456789abcdef', 2, 1)")
+        connection.exec_driver_sql("INSERT INTO head VALUES (0, '0123456789abcdef0123456789abcdef', 3, 1)")
         connection.exec_driver_sql(
             "INSERT INTO revocations (idx, selector, reason, by, at_ms, keep_until_ms) VALUES "
             "(1, '[[2,\"acme\"]]', 'a test', 'spiffe://lab.example/ops', 1780272001000, 4102444800000)"
@@ -54,15 +60,16 @@ def make_at(home: Home, revision: str) -> None:
 def test_p11_an_older_store_is_migrated_and_its_ledger_is_the_same(home: Home, revision: str) -> None:
     make_at(home, revision)
     store = home.open()
-    assert everything(store) == [CREATED, REVOKED]
+    assert everything(store) == ENTRIES
     assert [str(record.selector) for record in store.revocations(0, 10)] == [str(Selector.of(partner="acme"))]
     assert store.proofs.completion(1) is None
     assert list(store.proofs.awaited()) == []
     assert list(store.roster.known(None)) == []
+    assert list(store.proofs.minted([b'"partner":"globex"'], since=datetime(2026, 6, 1, tzinfo=UTC))) == [MINTED]
     assert_whole(home)
     store.close()
     # Once more: there is nothing left to do.
-    assert everything(home.open()) == [CREATED, REVOKED]
+    assert everything(home.open()) == ENTRIES
 
 
 def test_the_migrations_make_exactly_the_tables_that_the_code_uses(home: Home) -> None:

@@ -196,6 +196,12 @@ def test_t_a_version_with_control_characters_is_not_listed(broker):
         assert the_one(broker).version == ""
 
 
+def test_t_a_version_whose_escapes_are_longer_than_the_roster_keeps_is_cut(broker):
+    with ScriptedVerifier(broker.endpoint, broker.identity("gateway"), version="\N{GRINNING FACE}" * 64) as verifier:
+        eventually(lambda: verifier.head, "it listens")
+        assert the_one(broker).version == (r"\U0001f600" * 7)[:64]
+
+
 def test_a_verifier_whose_principal_left_the_policy_stays_listed_and_can_be_forgotten(broker):
     with ScriptedVerifier(broker.endpoint, broker.identity("gateway")) as verifier:
         eventually(is_state(broker, "fresh"), "it listens")

@@ -372,4 +372,7 @@ class FeedService:
 
 def _plain(text: str) -> str:
     """Return what a stranger sent, short and in one line."""
-    return text[:MAX_TEXT].encode("ascii", "backslashreplace").decode("ascii") if text[:MAX_TEXT].isprintable() else ""
+    if not text[:MAX_TEXT].isprintable():
+        return ""
+    # Cut once more: an escape is longer than what it stands for, and the roster keeps no more than that.
+    return text[:MAX_TEXT].encode("ascii", "backslashreplace").decode("ascii")[:MAX_TEXT]
