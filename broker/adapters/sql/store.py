@@ -2,8 +2,6 @@
 
 import json
 import secrets
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -16,9 +14,10 @@ from alembic.config import Config
 from sqlalchemy import Connection, Engine, delete, func, insert, or_, select, text, tuple_
 
 from broker.adapters.sql.engine import SqliteFile, for_writing, make_engine, reading
-from broker.adapters.sql.failing import LastFailure, StoreBroken, engine_errors
+from broker.adapters.sql.failing import LastFailure, engine_errors
 from broker.adapters.sql.headroom import Headroom
 from broker.adapters.sql.instants import instant, ms
+from broker.adapters.sql.listener import Listener
 from broker.adapters.sql.proofs import SqlProofs
 from broker.adapters.sql.roster import SqlRoster
 from broker.adapters.sql.schema import blocks, certificates, head, ledger, policies, requests, revocations, runs
@@ -50,11 +49,6 @@ LOOK_AT_LAST = 5_000
 PRUNE_AT_ONCE = 10_000
 # Migrating and looking at a large store may take as long.
 OPENING_TIMEOUT_S = 600
-LISTEN_S = 0.2
-# Beside the one under which brokers migrate.
-PRESENCE_LOCK = 7444
-PRESENCE_WAIT_S = 3.0
-NOT_ALONE_HINT = "stop it; several brokers on one database need store.sole_broker = false, or unset, in each"
 RESTORE_HINT = "stop the broker, keep the damaged files, and restore the store from its latest backup"
 
 
@@ -81,7 +75,7 @@ class SqlLedger:
         self._engine = engine
         self._file = file
         self._is_sole = is_sole
-        self._listener: _Listener | None = None
+        self._listener: Listener | None = None
         self._last = LastFailure(on_fatal)
         self.proofs = SqlProofs(self._reading)
         """The Proofs port, on the same store."""
@@ -221,7 +215,7 @@ class SqlLedger:
         """
         if self._engine.dialect.name == "postgresql":
             with engine_errors():
-                self._listener = _Listener(self._engine, on_change, is_sole=self._is_sole, last=self._last)
+                self._listener = Listener(self._engine, on_change, is_sole=self._is_sole, last=self._last)
 
     def close(self) -> None:
         """As the port says."""
@@ -240,66 +234,6 @@ class SqlLedger:
         except Failure as failure:
             self._last.look_at(failure)
             raise
-
-
-class _Listener:
-    """Waits for PostgreSQL's notifications; while it cannot, the feed's heartbeat polls anyway.
-
-    Its session also says that this broker is there: a sole one excludes all others, because it tells a
-    revocation complete as if nobody else had verifiers (P6).
-    """
-
-    def __init__(self, engine: Engine, on_change: Callable[[], None], *, is_sole: bool, last: LastFailure) -> None:
-        self._engine = engine
-        self._on_change = on_change
-        self._is_sole = is_sole
-        self._last = last
-        self._stopping = threading.Event()
-        self._first: Any = self._connected()
-        self._thread = threading.Thread(target=self._run, name="ledger-listener", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                self._listen()
-            except StoreBroken as not_alone:
-                self._last.look_at(not_alone)
-                return
-            except Exception:  # noqa: BLE001 - whatever it was, try again; the poll backs it up
-                self._stopping.wait(1)
-
-    def _connected(self) -> Any:
-        connection: Any = self._engine.raw_connection()
-        driver = connection.driver_connection
-        driver.autocommit = True
-        shared = "" if self._is_sole else "_shared"
-        deadline_s = time.monotonic() + PRESENCE_WAIT_S
-        while not driver.execute(f"SELECT pg_try_advisory_lock{shared}({PRESENCE_LOCK})").fetchone()[0]:
-            # PostgreSQL may not have noticed yet that the one who held it is gone.
-            if time.monotonic() > deadline_s or self._stopping.wait(0.1):
-                connection.invalidate()
-                connection.close()
-                raise StoreBroken("another broker is using this PostgreSQL database", hint=NOT_ALONE_HINT)
-        return connection
-
-    def _listen(self) -> None:
-        connection, self._first = self._first or self._connected(), None
-        try:
-            driver = connection.driver_connection
-            driver.execute("LISTEN broker_changed")
-            # What was committed before this went unheard.
-            self._on_change()
-            while not self._stopping.is_set():
-                for _ in driver.notifies(timeout=LISTEN_S, stop_after=1):
-                    self._on_change()
-        finally:
-            connection.invalidate()
-            connection.close()
 
 
 def open_store(
