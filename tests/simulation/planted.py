@@ -38,7 +38,7 @@ DEFECTS = (
         "reading = _Reading(changes.head, as_of_ns, wall)",
         "reading = _Reading(changes.head, self._clock.boottime_ns(), wall)",
         "P5",
-        (26, 30, 38, 43),
+        (1, 16, 17, 22),
     ),
     Defect(
         "the lease is counted from the arrival",
@@ -47,7 +47,7 @@ DEFECTS = (
         "until_ns = accept_until_ns(best, best.broker_ns, 0) - best.verifier_ns + beat.arrived_ns"
         " + beat.lease_ms * NS_PER_MS",
         "P5",
-        (0, 1, 2),
+        (0, 1, 2, 3),
     ),
     Defect(
         "acknowledged before it is applied",
@@ -59,7 +59,7 @@ DEFECTS = (
         "                await asyncio.sleep(0.02)\n"
         "                step = self._follower.take(message, self._outside.boottime_ns())\n",
         "P6",
-        (2, 8, 9, 24),
+        (2, 8, 9, 19),
     ),
     Defect(
         "resuming skips a delta",
@@ -91,7 +91,7 @@ DEFECTS = (
         "            elif now_ns >= lapses_ns:\n                has_left",
         "            elif now_ns >= lapses_ns or listener.left_ns is not None:\n                has_left",
         "P6",
-        (2, 3, 16, 43),
+        (2, 3, 16),
     ),
     Defect(
         "the wall clock instead of the monotonic one",
@@ -99,16 +99,16 @@ DEFECTS = (
         "        as_of_ns = self._clock.boottime_ns()\n",
         "        as_of_ns = int(self._clock.now().timestamp() * 1e9)\n",
         "P5",
-        (1, 2, 3, 9),
+        (0, 1, 2, 3),
     ),
-    Defect("drift is ignored", "broker.token.lease", "DRIFT_PPM = 500", "DRIFT_PPM = 0", "P5", (0, 1, 14, 16)),
+    Defect("drift is ignored", "broker.token.lease", "DRIFT_PPM = 500", "DRIFT_PPM = 0", "P5", (0, 4, 6, 13)),
     Defect(
         "the mark is not on disk before the acknowledgement",
         _STREAM,
         "if self._owes or self._kept is None",
         "if self._kept is None",
         "P4",
-        (0, 1, 2),
+        (0, 1, 2, 3),
     ),
     Defect(
         "what is owed to the disk is forgotten with the stream",
@@ -116,7 +116,7 @@ DEFECTS = (
         "                self._keeper.owe()\n            self._wake.set()\n",
         "            self._wake.set()\n            self._keeper._owes = self._is_ack_urgent\n",
         "P4",
-        (148, 169, 294),
+        (83, 148, 169),
     ),
     Defect(
         "another incarnation is accepted",
@@ -132,7 +132,7 @@ DEFECTS = (
         "if echo.point.boot == beat.boot and self._is_good(",
         "if self._is_good(",
         "P5",
-        (1, 36, 38),
+        (0, 36, 38),
     ),
     Defect(
         "who joins is not added to a running watch",
@@ -140,7 +140,7 @@ DEFECTS = (
         "if realm in watch.realms and not watch.is_published:",
         "if False:",
         "P6",
-        (49, 115, 179, 182),
+        (27, 115, 179),
     ),
     Defect(
         "a completion does not wait until the feed has published",
@@ -148,7 +148,7 @@ DEFECTS = (
         "now_ns >= watch.unknown_until_ns and watch.is_published",
         "now_ns >= watch.unknown_until_ns",
         "P6",
-        (49, 92, 115),
+        (27, 49, 92, 115),
     ),
     Defect(
         "an older snapshot takes the place of what is newer",
@@ -169,7 +169,7 @@ DEFECTS = (
         "                raise\n"
         "            changes = Changes(before.head, (), ())\n",
         "P5",
-        (1, 3, 8, 12),
+        (1, 3, 6, 8),
     ),
     Defect(
         "the matcher keeps the smaller index",
@@ -177,7 +177,7 @@ DEFECTS = (
         "index, drop_s = max(before >> _DROP_BITS, index),",
         "index, drop_s = min(before >> _DROP_BITS, index),",
         "feed",
-        (0, 1, 2),
+        (0, 1, 2, 3),
     ),
     Defect(
         "a mint does not compare the policy's version",
@@ -185,7 +185,7 @@ DEFECTS = (
         "expecting=in_force.version, guards=guards)",
         "expecting=None, guards=guards)",
         "P3",
-        (1, 12, 17, 21),
+        (1, 5, 6, 12),
     ),
     Defect(
         "a kept snapshot brings a lease",
@@ -193,6 +193,7 @@ DEFECTS = (
         "without_lease = replace(stamp, lease_ms=NO_LEASE_MS)",
         "without_lease = stamp",
         "P6",
+        (97, 104, 125),
     ),
     Defect(
         "a kept snapshot outlives the key that signed it",
@@ -208,7 +209,7 @@ DEFECTS = (
         "elif self._started_ns is not None:",
         "elif False:",
         "P6",
-        (3, 14, 16, 25),
+        (3, 16, 21, 25),
     ),
     Defect(
         "the verifiers of other brokers are not waited for",
@@ -216,7 +217,7 @@ DEFECTS = (
         "        if not self._is_sole:\n            unknown_until_ns",
         "        if False:\n            unknown_until_ns",
         "P6",
-        (5, 28, 38),
+        (1, 5, 6, 20),
     ),
     Defect(
         "a completion is made twice",
@@ -224,7 +225,7 @@ DEFECTS = (
         "guards=(CompletionIsDue(index),),",
         "guards=(),",
         "P6",
-        (1, 19, 29, 36),
+        (0, 1, 6, 29),
     ),
     Defect(
         "nobody takes over what a broker did not complete",
@@ -232,7 +233,7 @@ DEFECTS = (
         "                await self._take_over(record)\n",
         "                pass\n",
         "liveness",
-        (0, 1, 3),
+        (0, 1, 3, 4),
     ),
     Defect(
         "the verdict does not look at the lease",
@@ -240,7 +241,7 @@ DEFECTS = (
         "if self._is_closed or now_ns > state.accept_until_ns:",
         "if self._is_closed:",
         "P",
-        (11, 80),
+        (11, 80, 115),
     ),
     Defect(
         "running uses are not judged anew",
@@ -251,11 +252,12 @@ DEFECTS = (
         (0, 1, 2, 4),
     ),
     Defect(
-        "a verifier takes a delta that leaves a gap",
-        _FOLLOWING,
-        "        if body.previous_head > contents.head:\n",
-        "        if False:\n",
+        "a gap on a stream goes unnoticed",
+        "broker.edge.grpc.feed",
+        "if self.position is None or queued.previous_head > self.position:",
+        "if self.position is None:",
         "feed",
+        (13, 30, 76, 77),
     ),
 )
 
