@@ -83,6 +83,19 @@ def wait_until(condition: Callable[[], Any], timeout_s: float = 15.0) -> Any:
     return found
 
 
+def settled_head(status: Any) -> int:
+    """Return the ledger's size once nothing is written by itself any more: keys that are certified, completions."""
+    before, since = -1, time.monotonic()
+    deadline = time.monotonic() + 30
+    while time.monotonic() - since < 0.5:
+        head: int = status.GetStatus(status_pb2.GetStatusRequest(), timeout=10).head
+        if head != before:
+            before, since = head, time.monotonic()
+        assert time.monotonic() < deadline, "the ledger never settles"
+        time.sleep(0.05)
+    return before
+
+
 class Served:
     """One broker process and everybody's papers. Use as a context manager; `kill` and `start` as often as needed."""
 

@@ -26,7 +26,7 @@ from broker.v1 import (
     tokens_pb2,
 )
 from tests.authority import Authority
-from tests.served import POLICY, PRINCIPALS, Served, request_id
+from tests.served import POLICY, PRINCIPALS, Served, request_id, settled_head
 
 GLOBEX_OWN = tokens_pb2.TokenSpec(realm="evaluation", partner="globex", user="bob", models=["mythos"])
 UNHEARD_OF = "run-that-never-was-000"
@@ -189,7 +189,7 @@ def test_every_method_of_the_contract_is_classified():
 @pytest.mark.parametrize("name", sorted(WHO))
 @pytest.mark.parametrize("method", sorted(CALLS))
 def test_p7_a_method_is_open_to_its_roles_and_to_nobody_else(served, method, name):
-    size = served.status().GetStatus(status_pb2.GetStatusRequest()).head
+    size = settled_head(served.status())
     found = refusal(lambda: CALLS[method](served, name))
     if WHO[name] is None:
         assert found is not None
@@ -203,7 +203,7 @@ def test_p7_a_method_is_open_to_its_roles_and_to_nobody_else(served, method, nam
         assert found[:2] == (grpc.StatusCode.PERMISSION_DENIED, "FORBIDDEN")
         assert "this needs the role" in found[2]
     assert found[3]["hint"]
-    assert served.status().GetStatus(status_pb2.GetStatusRequest()).head == size
+    assert settled_head(served.status()) == size
 
 
 EMPTY = {
@@ -357,7 +357,7 @@ def test_b20_a_caller_of_one_partner_can_neither_act_for_nor_see_another(served)
     }
     # What shows no partner is left out: roots are public.
     assert set(walks) == every_method() - {"StatusService/GetTrust"}
-    size = served.status().GetStatus(status_pb2.GetStatusRequest()).head
+    size = settled_head(served.status())
     for name, calls in walks.items():
         for call in calls:
             found = refusal(lambda call=call: call(served))
@@ -367,7 +367,7 @@ def test_b20_a_caller_of_one_partner_can_neither_act_for_nor_see_another(served)
             told = f"{found[2]} {found[3]}"
             assert "opened for" not in told, name
             assert "acme.example" not in told, name
-    assert served.status().GetStatus(status_pb2.GetStatusRequest()).head == size
+    assert settled_head(served.status()) == size
     assert not served.runs("globex").ListRuns(runs_pb2.ListRunsRequest()).runs
     still = served.runs("acme").ListRuns(runs_pb2.ListRunsRequest()).runs
     assert next(one for one in still if one.id == run.id).state == runs_pb2.RUN_STATE_OPEN

@@ -15,7 +15,7 @@ from broker.token.keys import parse_trust
 from broker.v1 import revocations_pb2 as pb
 from broker.v1 import runs_pb2, selector_pb2
 from tests.completing import ask, document, silent_verifier
-from tests.served import ADMIN, Served, request_id, wait_until
+from tests.served import ADMIN, Served, request_id, settled_head, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -248,9 +248,7 @@ def test_a_dry_run_says_what_it_would_hit_and_writes_nothing(own_broker):
 
 
 def head(served):
-    from broker.v1 import status_pb2
-
-    return served.status().GetStatus(status_pb2.GetStatusRequest(), timeout=10).head
+    return settled_head(served.status())
 
 
 def test_a_dry_run_is_refused_where_the_real_one_would_be(broker):
