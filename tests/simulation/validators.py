@@ -5,7 +5,6 @@ from functools import lru_cache
 from typing import Any
 
 from broker.errors import Failure
-from broker.ledger.entry import Kind, decode_entry
 from broker.sdk.following import Step
 from broker.service.ports import Appended, BlockLifted, CertificateAdded, RevocationAdded, TokensRevoked, Write
 from broker.service.proof_ports import Completed, CompletionAwaited
@@ -25,6 +24,8 @@ MS = 1_000_000
 ROUNDING_NS = 1000
 # A timer of a held use looks so often (uses.LONGEST_REST_S).
 USE_SLACK_NS = 300 * MS
+# So soon after its commit an admin has the answer, when nothing is in the way.
+PROMPT_NS = 500 * MS
 # Nobody follows it: the state of a verifier that has not begun.
 NOWHERE = ""
 
@@ -230,7 +231,10 @@ class Validators:
         committed_ns, held_then = self._held_at_commit.pop((disk.incarnation, index), (0, []))
         # Who has left in peace may have done so before the broker knew of the commit.
         held = {name for process, name in held_then if not process.verifier._is_closed}
-        knows_all = self._is_sole and self.started_ns <= committed_ns - max(self._leases_ns.values())
+        one = self.timelines[disk.incarnation].at(index)
+        # A broker that had its answer late, or not at all, tells of who was there then.
+        is_prompt = one is not None and (one.returned_ns or self._loop.now_ns) - committed_ns < PROMPT_NS
+        knows_all = is_prompt and self._is_sole and self.started_ns <= committed_ns - max(self._leases_ns.values())
         named = {stop.verifier for statement in statements for stop in statement.verifiers}
         if knows_all and not held <= named:
             self.violated("P6", f"{sorted(held - named)} held a lease at {index} and are not named")
@@ -477,8 +481,3 @@ def frame_of(message: bytes) -> feed_pb2.FrameBody | None:
     if response.WhichOneof("message") != "frame":
         return None
     return feed_pb2.FrameBody.FromString(response.frame.body)
-
-
-def is_revocation(data: bytes) -> bool:
-    """Tell whether a ledger entry revokes."""
-    return decode_entry(data).kind is Kind.REVOKED
