@@ -80,11 +80,11 @@ class Revoking:
         return self.committed.index
 
     def until_complete(self, within_s: float = 40.0) -> "Mapping[str, revocations_pb2.VerifierOutcome]":
-        """Return what became of each verifier, by the name of its gateway."""
+        """Return what became of each verifier, by the name of its gateway: of its streams, the slowest."""
         eventually(lambda: self.complete or self.failure, "the revocation is complete", within_s=within_s)
         assert self.failure is None, self.failure
         assert self.complete is not None
-        return {outcome.verifier.rpartition("/")[2]: outcome for outcome in self.complete.verifiers}
+        return {outcome.verifier.rpartition("/")[2]: outcome for outcome in reversed(self.complete.verifiers)}
 
     def until_over(self, within_s: float = 20.0) -> None:
         self._thread.join(within_s)

@@ -21,8 +21,6 @@ class Way:
 
     until: float = float("inf")
     bytes_per_s: float = float("inf")
-    # What was never delivered although it had arrived.
-    held_bytes: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -40,7 +38,14 @@ class Pump:
 class StallingProxy:
     """Listens on a loopback port. `to_broker` and `to_verifier` can be stalled, slowed and healed at any time."""
 
-    def __init__(self, upstream_port: int, *, connect: Callable[[], socket.socket] | None = None) -> None:
+    def __init__(
+        self,
+        upstream_port: int,
+        *,
+        connect: Callable[[], socket.socket] | None = None,
+        max_held_bytes: int = MAX_HELD_BYTES,
+    ) -> None:
+        self._max_held_bytes = max_held_bytes
         self.to_broker = Way()
         self.to_verifier = Way()
         self._connect = connect or (lambda: socket.create_connection(("127.0.0.1", upstream_port), timeout=5))
@@ -105,7 +110,7 @@ class StallingProxy:
     def _readable(self) -> set[socket.socket]:
         with selectors.DefaultSelector() as waiting:
             for pump in self._pumps:
-                if not pump.is_ended and sum(len(data) for _, data in pump.held) < MAX_HELD_BYTES:
+                if not pump.is_ended and sum(len(data) for _, data in pump.held) < self._max_held_bytes:
                     waiting.register(pump.source, selectors.EVENT_READ)
             if not waiting.get_map():
                 self._closing.wait(LOOK_EVERY_S)

@@ -109,7 +109,7 @@ def test_p4_p5_p6_a_network_that_loses_a_third_of_everything_delays_and_breaks_n
     with stage.far_verifying("alpha") as far, stage.near_verifying("beta") as near:
         for verifier in (far, near):
             verifier.watch(live=live)
-        for user in USERS[:4]:
+        for user in USERS[:10]:
             token = stage.token(user)
             for verifier in (far, near):
                 verifier.watch(**{user: token})
