@@ -255,7 +255,9 @@ class Stream:
         if self._follower.is_echo_under_way:
             # A second question would make a late answer to the first one that nobody asked for.
             return math.inf
-        every_s = self._pace.echo_again_s if self._follower.needs_echo else self._pace.echo_every_s
+        # An answer that took longer than the lease, as behind a large snapshot, lets nothing be accepted: ask anew.
+        is_lapsed = self._follower.state.accept_until_ns < self._outside.boottime_ns()
+        every_s = self._pace.echo_again_s if self._follower.needs_echo or is_lapsed else self._pace.echo_every_s
         return self._echoed_at_s + every_s
 
     def _ack_at_s(self) -> float:
