@@ -357,17 +357,18 @@ def test_the_newest_policy_is_in_force_with_its_version(store: SqlLedger) -> Non
 
 
 def test_changes_are_what_verifiers_must_learn_from_an_index_on(store: SqlLedger) -> None:
+    now = datetime.now(UTC)
     certificate = RealmKeys().token.certificate
     first = append(store, 1, revocation(partner="acme")).indices.start
-    added = CertificateAdded("evaluation", Purpose.TOKEN, KID, certificate, NOW + timedelta(minutes=5))
+    added = CertificateAdded("evaluation", Purpose.TOKEN, KID, certificate, now + timedelta(minutes=5))
     second = append(store, 1, added).indices.start
     append(store, 7)
     short = append(store, 1, revocation(user="bob", keep=timedelta(seconds=30))).indices.start
-    changes = store.changes(0, now=NOW)
+    changes = store.changes(0, now=now)
     assert changes.head == store.head()
     assert [record.index for record in changes.revocations] == [first, short]
     assert [(record.index, record.certificate) for record in changes.certificates] == [(second, certificate)]
-    later = store.changes(first + 1, now=NOW + timedelta(minutes=2))
+    later = store.changes(first + 1, now=now + timedelta(minutes=2))
     assert later.revocations == []
     assert [record.index for record in later.certificates] == [second]
     assert [record.index for record in store.revocations(first, 10)] == [short]

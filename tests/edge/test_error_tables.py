@@ -47,6 +47,7 @@ EXIT_CODES = {
     "NotFound": FAILED,
     "RunEnded": FAILED,
     "RequestReused": FAILED,
+    "NameInUse": FAILED,
     "PolicyMoved": FAILED,
     "LimitReached": FAILED,
     "Overloaded": FAILED,

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
@@ -168,10 +169,10 @@ class Completions:
             await asyncio.sleep(max(COALESCE_S, took_s * REST_PER_LOOK))
             # A lease that runs out makes no noise.
             waits = any(pending.finishing is None for pending in self._pending.values())
-            try:
-                await asyncio.wait_for(self._wake.wait(), LOOK_AGAIN_S if waits else ADOPT_EVERY_S)
-            except TimeoutError:
-                continue
+            # Not wait_for, which in 3.11 swallows a cancellation that comes together with a wake.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_AGAIN_S if waits else ADOPT_EVERY_S):
+                    await self._wake.wait()
 
     def _begin(self, revoked: Revoked, committed_ns: int, earlier_ns: int) -> None:
         now_ns = self._clock.boottime_ns()

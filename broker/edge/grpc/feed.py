@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import grpc
@@ -151,10 +152,10 @@ class FeedHub:
                 # No frame, so leases run out: the store is the only one who knows what is revoked.
                 log.warning("the feed cannot read the store", extra={"fields": {"reason": failure.reason}})
                 await asyncio.sleep(0.2)
-            try:
-                await asyncio.wait_for(self._wake.wait(), self._heartbeat_s())
-            except TimeoutError:
-                continue
+            # Not wait_for, which in 3.11 swallows a cancellation that comes together with a wake.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._heartbeat_s()):
+                    await self._wake.wait()
 
     async def snapshot(self, realm: str) -> tuple[list[bytes], int]:
         """Return what brings a subscriber to the present, and the head it is then at."""
