@@ -14,7 +14,6 @@ from broker.sdk import asking
 from broker.sdk.asking import Minted, OpenedRun, Spec
 from broker.sdk.channels import CHANNEL_OPTIONS, METHODS, Fields, Wallet
 from broker.sdk.client import TIMEOUT_S
-from broker.sdk.failures import failure_of
 from broker.sdk.identity import Identity, channel_credentials, endpoint_list
 from broker.sdk.retrying import Attempts
 
@@ -104,9 +103,10 @@ class AsyncClient:
             try:
                 return await method(request, timeout=attempts.timeout_s(time.monotonic()))
             except grpc.aio.AioRpcError as failed:
+                failure = attempts.failure(failed)
                 rest_s = attempts.rest_s(failed.code(), time.monotonic())
                 if rest_s is None:
-                    raise failure_of(failed) from failed
+                    raise failure from failed
                 if self._channel is channel:
                     # Calls under way on the old channel may finish: it ends with the last.
                     self._channel = None

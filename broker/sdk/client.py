@@ -13,7 +13,6 @@ from broker.errors import Failure, NotFound, RunEnded
 from broker.sdk import asking
 from broker.sdk.asking import Minted, OpenedRun, Spec
 from broker.sdk.channels import CHANNEL_OPTIONS, METHODS, Fields, Wallet
-from broker.sdk.failures import failure_of
 from broker.sdk.identity import Identity, channel_credentials, endpoint_list
 from broker.sdk.retrying import Attempts
 
@@ -103,9 +102,10 @@ class Client:
                 return method(request, timeout=attempts.timeout_s(time.monotonic()))
             except grpc.RpcError as failed:
                 call: Any = failed
+                failure = attempts.failure(call)
                 rest_s = attempts.rest_s(call.code(), time.monotonic())
                 if rest_s is None:
-                    raise failure_of(call) from failed
+                    raise failure from failed
                 self._elsewhere(channel)
             time.sleep(rest_s)
 

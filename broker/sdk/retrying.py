@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 import grpc
 
+from broker.errors import Failure
+from broker.sdk.failures import FailedCall, Unreachable, failure_of
+
 # The call may have been done or not; with the same request id, repeating it does nothing twice.
 RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 # Of a silent broker no more is waited for, when another one may answer.
@@ -19,6 +22,8 @@ class Attempts:
 
     deadline_s: float
     made: int = 0
+    told: Failure | None = None
+    """What a broker itself gave as the reason of an attempt, the last time that one did."""
 
     def timeout_s(self, now_s: float) -> float:
         """Return how long the next attempt may take."""
@@ -29,3 +34,13 @@ class Attempts:
         self.made += 1
         rest_s = random.uniform(0, min(MOST_S, FIRST_S * 2 ** min(self.made, 10)))
         return rest_s if code in RETRYABLE and now_s + rest_s < self.deadline_s else None
+
+    def failure(self, failed: FailedCall) -> Failure:
+        """Return what to raise if `failed` was the last attempt.
+
+        An attempt that our own deadline cut short says nothing; what a broker said before it does.
+        """
+        failure = failure_of(failed)
+        if not isinstance(failure, Unreachable):
+            self.told = failure
+        return self.told or failure
