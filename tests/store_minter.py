@@ -30,7 +30,7 @@ from broker.domain.asking import Ask
 from broker.domain.policy import Role
 from broker.doors import Doors
 from broker.errors import PolicyMoved, SignerUnavailable, StoreUnavailable
-from broker.service.calling import Caller, identify
+from broker.service.calling import Caller, CertificateProof, identify
 from broker.service.mint import Mint
 from broker.service.ports import RequestKey
 from broker.service.revoke import Revocations, Revoke
@@ -93,7 +93,7 @@ class Doorless:
 
     def _minting(self, request_id: str) -> None:
         ask = Ask("evaluation", "acme", "alice", None, ("mythos",), "acme-ci")
-        caller = identify(ACME, self.broker.policies.current(), frozenset())
+        caller = identify(CertificateProof(ACME), self.broker.policies.current(), frozenset())
         request = _request(ACME, request_id, "minting")
         minted = self.mint.finish(self.mint.reserve(caller, [ask] * BATCH, request).result())
         for one in minted:

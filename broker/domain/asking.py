@@ -17,6 +17,8 @@ MAX_MODELS_BYTES = 1024
 class Ask:
     """One wanted token, well-formed but not yet judged. `ttl_s` None: the grant's default.
 
+    With a user and a workload it is the workload that acts for the user.
+
     Raises:
         Invalid: A field is missing or malformed; names the field.
     """
@@ -34,10 +36,8 @@ class Ask:
     def __post_init__(self) -> None:
         identifier("realm", self.realm)
         identifier("partner", self.partner)
-        if (self.user is None) == (self.workload is None):
-            raise Invalid(
-                "principal", "exactly one of user and workload is needed", hint="name the user or the workload"
-            )
+        if self.user is None and self.workload is None:
+            raise Invalid("principal", "is neither a user nor a workload", hint="name the user, the workload, or both")
         if self.user is not None:
             identifier("user", self.user)
         if self.workload is not None:

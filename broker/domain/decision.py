@@ -108,6 +108,13 @@ def _known(ask: Ask, policy: Policy) -> Iterator[_Step]:
             yield _denied(NOT_GRANTED, name, f"{name} {value} is not in the policy")
         elif value is not None:
             yield _Step(Rule(name, True, f"{value} is in the policy"))
+    if policy.realms[ask.realm].needs_both:
+        if ask.user is None or ask.workload is None:
+            missing = "user" if ask.user is None else "workload"
+            detail = f"realm {ask.realm} needs a user and a workload; no {missing} is named"
+            yield _denied(NOT_GRANTED, "subjects", detail)
+        else:
+            yield _Step(Rule("subjects", True, f"{ask.workload} acts for {ask.user}"))
 
 
 def _unblocked(ask: Ask, policy: Policy, blocks: Mapping[Selector, int]) -> Iterator[_Step]:
@@ -131,7 +138,7 @@ def _granted(ask: Ask, policy: Policy) -> Iterator[_Step]:
     realm_max_s = policy.realms[ask.realm].max_ttl_s
     too_long: Denied | None = None
     for grant in policy.grants_for(ask.partner, ask.realm):
-        missing = _missing(ask, grant)
+        missing = _missing(ask, grant, policy)
         rule = f"grant {grant.id}"
         if missing:
             yield _Step(Rule(rule, False, missing))
@@ -149,9 +156,9 @@ def _granted(ask: Ask, policy: Policy) -> Iterator[_Step]:
     yield _Step(Rule("default", False, verdict.why.detail), verdict)
 
 
-def _missing(ask: Ask, grant: Grant) -> str:
+def _missing(ask: Ask, grant: Grant, policy: Policy) -> str:
     """Return what of the ask a grant does not cover; empty when it covers the whole."""
-    beyond = [model for model in ask.models if not grant.covers_model(model)]
+    beyond = [model for model in ask.models if not grant.covers_model(model, policy.labels_of_model(model))]
     if beyond:
         return f"does not cover {', '.join(beyond)}"
     if ask.environment not in grant.environments:
@@ -171,12 +178,12 @@ def _facts(ask: Ask, policy: Policy) -> Facts:
     facts[Dimension.WORKLOAD] = () if ask.workload is None else (ask.workload,)
     facts[Dimension.ENVIRONMENT] = (ask.environment,)
     facts[Dimension.MODEL] = tuple({name for model in ask.models for name in (model, bare_name(model))})
-    facts[Dimension.LABEL] = policy.labels_of(ask.partner)
+    facts[Dimension.LABEL] = policy.labels_for(ask.partner, ask.realm, ask.models)
     return tuple(facts)
 
 
 def _no_grant(ask: Ask) -> str:
-    who = ask.user if ask.user is not None else ask.workload
+    who = " by ".join(name for name in (ask.user, ask.workload) if name is not None)
     return (
         f"{ask.partner} may not use {', '.join(ask.models)} in {ask.realm} for {who} from {ask.environment} (no grant)"
     )

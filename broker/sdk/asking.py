@@ -23,10 +23,10 @@ KEEP_AT_MOST_EVERY_S = 0.2
 class Spec:
     """What one token shall be for. The environment is the caller's own, by its certificate.
 
-    Without user and workload it is for the workload that the caller is by the policy, if it is one.
+    Without user and workload it is for whom the caller is by the policy. With both, the workload acts for the user.
 
     Raises:
-        Invalid: Both user and workload.
+        Invalid: `models` is a text.
     """
 
     realm: str
@@ -39,8 +39,6 @@ class Spec:
     lifetime_s: int | None = None
 
     def __post_init__(self) -> None:
-        if self.user is not None and self.workload is not None:
-            raise Invalid("user", "at most one of user and workload can be named")
         # A text is a sequence too, of letters.
         if isinstance(self.models, str):
             raise Invalid("models", "must be a list of models")

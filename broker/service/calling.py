@@ -1,10 +1,63 @@
-"""Who is calling: from a certificate's URI to a role, judged anew on each call."""
+"""Who is calling: from a proof to a role, judged anew on each call."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 
-from broker.domain.policy import Role
+from broker.domain.policy import Environment, Principal, Role
+from broker.domain.trust import is_within
 from broker.errors import Forbidden, Unauthenticated
 from broker.service.policies import PolicyInForce
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateProof:
+    """A client certificate that the TLS layer has verified. `network` is the address that the call came from."""
+
+    uri: str
+    not_before: datetime | None = None
+    network: str = ""
+    sha256: bytes = b""  # of the certificate's DER
+
+    def __str__(self) -> str:
+        return "certificate"
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityProof:
+    """A token of one of the policy's providers, verified in every respect but whom the policy takes it for.
+
+    `authenticated_at` is when the human logged in, as the provider says; `key` the thumbprint (RFC 7638) of a key
+    that the token is bound to.
+    """
+
+    provider: str
+    claims: Mapping[str, str]
+    authenticated_at: datetime | None = None
+    key: str | None = None
+    network: str = ""
+
+    def __str__(self) -> str:
+        return f"identity {self.provider}"
+
+
+@dataclass(frozen=True, slots=True)
+class RunProof:
+    """Possession of the key of an open run: it is called by whoever opened it, from where it was opened."""
+
+    run: str
+    principal: str
+    partner: str
+    environment: str | None
+    user: str | None
+    workload: str | None
+    key: str
+
+    def __str__(self) -> str:
+        return "run"
+
+
+Proof = CertificateProof | IdentityProof | RunProof
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +70,9 @@ class Caller:
     realm: str | None = None
     environment: str | None = None
     workload: str | None = None
+    user: str | None = None
+    person: str | None = None
+    proof: Proof = field(default=CertificateProof(""), compare=False)
 
     def must_be(self, *roles: Role) -> None:
         """Refuse unless the role is one of `roles`. Raises Forbidden."""
@@ -35,21 +91,35 @@ class Caller:
                 hint="name the partner that the policy gives to this principal",
             )
 
+    def must_speak_for(self, user: str | None, workload: str | None) -> None:
+        """Refuse to let a human, or a run, speak for anybody but the user and the workload that it is.
 
-def identify(uri: str, in_force: PolicyInForce, admins: frozenset[str]) -> Caller:
-    """Recognise the principal `uri`; `admins` come from the configuration, so that a first policy can be applied.
+        Raises:
+            Forbidden: Another one was named.
+        """
+        if self.user is not None and user != self.user:
+            raise Forbidden(f"{self.principal} speaks for user {self.user} only", hint=f"name the user {self.user}")
+        is_own = isinstance(self.proof, RunProof) or self.user is not None
+        if is_own and workload != self.workload:
+            own = "no workload" if self.workload is None else f"workload {self.workload} only"
+            raise Forbidden(f"{self.principal} speaks for {own}", hint="leave the workload out, or open another run")
+
+
+def identify(proof: Proof, in_force: PolicyInForce, admins: frozenset[str]) -> Caller:
+    """Recognise who proved themselves.
+
+    `admins` come from the configuration, so that a first policy can be applied.
 
     Raises:
-        Unauthenticated: The policy does not know it.
+        Unauthenticated: The policy knows nobody like that, or more than one.
     """
-    principal = in_force.policy.principals.get(uri)
-    if principal is not None:
-        place = in_force.policy.environment_of(uri)
-        environment = place[1] if place is not None and place[0] == principal.partner else None
-        return Caller(uri, principal.role, principal.partner, principal.realm, environment, principal.workload)
-    if uri in admins:
-        return Caller(uri, Role.ADMIN)
-    raise Unauthenticated(f"{uri} is not a principal of the policy")
+    match proof:
+        case CertificateProof(uri):
+            return _by_certificate(proof, uri, in_force, admins)
+        case IdentityProof():
+            return _by_identity(proof, in_force)
+        case RunProof():
+            return _by_run(proof, in_force)
 
 
 def must_still_be_known(caller: Caller, in_force: PolicyInForce) -> None:
@@ -58,5 +128,64 @@ def must_still_be_known(caller: Caller, in_force: PolicyInForce) -> None:
     Raises:
         Forbidden, Unauthenticated: What is decided under this policy must not be done for it.
     """
-    if identify(caller.principal, in_force, frozenset()) != caller:
+    if identify(caller.proof, in_force, frozenset()) != caller:
         raise Forbidden(f"the policy no longer knows {caller.principal} as it did", hint="ask an admin")
+
+
+def _by_certificate(proof: CertificateProof, uri: str, in_force: PolicyInForce, admins: frozenset[str]) -> Caller:
+    policy = in_force.policy
+    principal = policy.principals.get(uri)
+    if principal is not None and principal.rule is None:
+        place = policy.environment_of(uri)
+        environment = None
+        if place is not None and place[0] == principal.partner:
+            environment = policy.partners[place[0]].environments[place[1]]
+        return _caller(principal, _seen_from(environment, proof.network), proof)
+    if uri in admins:
+        return Caller(uri, Role.ADMIN, proof=proof)
+    raise Unauthenticated(f"{uri} is not a principal of the policy")
+
+
+def _by_identity(proof: IdentityProof, in_force: PolicyInForce) -> Caller:
+    found = in_force.policy.principals_proven(proof.provider, proof.claims)
+    if len(found) != 1:
+        # Whom it would have been is nobody's business who is not let in.
+        what = "no principal" if not found else "more than one principal"
+        raise Unauthenticated(f"the identity of provider {proof.provider} is {what} of the policy")
+    [principal] = found
+    environment = in_force.policy.environment_proven(principal.partner or "", proof.provider, proof.claims)
+    return _caller(principal, _seen_from(environment, proof.network), proof)
+
+
+def _by_run(proof: RunProof, in_force: PolicyInForce) -> Caller:
+    principal = in_force.policy.principals.get(proof.principal)
+    if principal is None or principal.role is not Role.HARNESS or principal.partner != proof.partner:
+        raise Unauthenticated(f"{proof.principal}, who opened the run, is no harness of {proof.partner} any more")
+    return Caller(
+        principal.id,
+        principal.role,
+        principal.partner,
+        environment=proof.environment,
+        workload=proof.workload,
+        user=proof.user,
+        proof=proof,
+    )
+
+
+def _seen_from(environment: Environment | None, network: str) -> str | None:
+    """Return the environment's name, unless the call came from outside of its networks."""
+    return environment.name if environment is not None and is_within(network, environment.networks) else None
+
+
+def _caller(principal: Principal, environment: str | None, proof: Proof) -> Caller:
+    return Caller(
+        principal.id,
+        principal.role,
+        principal.partner,
+        principal.realm,
+        environment,
+        principal.workload,
+        principal.user,
+        principal.person,
+        proof,
+    )

@@ -112,6 +112,7 @@ class Mint:
             raise Invalid("specs", f"{len(asks)} given", hint=f"ask for 1 to {MAX_BATCH} tokens")
         for ask in asks:
             caller.must_act_for(ask.partner)
+            caller.must_speak_for(ask.user, ask.workload)
         astray = self._clock.is_astray()
         if astray is not None:
             raise ClockAstray(astray)
@@ -155,7 +156,7 @@ class Mint:
         must_still_be_known(caller, in_force)
         now = self._clock.now()
         slips = self._slips(caller, asks, in_force, now)
-        drafts = [_draft(slip, now, request) for slip in slips]
+        drafts = [_draft(slip, now, request, str(caller.proof)) for slip in slips]
         runs = {(ask.run, ask.partner, ask.realm) for ask in asks if ask.run is not None}
         guards = tuple(RunIsOpen(run, partner, realm, now) for run, partner, realm in sorted(runs))
         write = Write(drafts, request=request, expecting=in_force.version, guards=guards)
@@ -290,6 +291,7 @@ def claims_for(ask: Ask, allowed: Allowed, client: str, policy: Policy, now: dat
     realm = policy.realms[ask.realm]
     issued = int(now.timestamp())
     kind, name = ("user", ask.user) if ask.user is not None else ("workload", ask.workload)
+    acts = ask.user is not None and ask.workload is not None
     return Claims(
         iss=realm.issuer,
         sub=f"{ask.partner}/{kind}/{name}",
@@ -308,19 +310,19 @@ def claims_for(ask: Ask, allowed: Allowed, client: str, policy: Policy, now: dat
         test=ask.test,
         models=ask.models,
         env=ask.environment,
-        labels=policy.labels_of(ask.partner),
+        labels=policy.labels_for(ask.partner, ask.realm, ask.models),
         parents=(),
         idx=1,
         cnf=None,
-        act=None,
+        act={"sub": f"{ask.partner}/workload/{ask.workload}"} if acts else None,
     )
 
 
-def _draft(slip: _Slip, at: datetime, request: RequestKey) -> Draft:
+def _draft(slip: _Slip, at: datetime, request: RequestKey, proof: str) -> Draft:
     def draft(index: int) -> bytes:
         slip.index = index
         slip.claims = numbered(slip.claims, index)
-        return _entry(index, slip, at, request, Kind.TOKEN_MINTED)
+        return _entry(index, slip, at, request, Kind.TOKEN_MINTED, proof)
 
     return draft
 
@@ -332,7 +334,7 @@ def _spell(slip: _Slip) -> bytes:
     return payload
 
 
-def _entry(index: int, slip: _Slip, at: datetime, request: RequestKey, kind: Kind) -> bytes:
+def _entry(index: int, slip: _Slip, at: datetime, request: RequestKey, kind: Kind, proof: str = "") -> bytes:
     payload = _spell(slip)
     # The hash is over what is signed and not over the signature: ECDSA signatures can be
     # altered by anyone into another valid one, so they identify nothing.
@@ -342,6 +344,8 @@ def _entry(index: int, slip: _Slip, at: datetime, request: RequestKey, kind: Kin
         "kid": slip.key.kid,
         "sha256": hashlib.sha256(slip.signing_input).hexdigest(),
     }
+    if proof:
+        body["proof"] = proof
     # The claims are recorded letter by letter as they are signed.
     spelled = {"claims": payload.decode("ascii")}
     return encode_entry(Entry(index, kind, at, request.principal, body), spelled=spelled)

@@ -13,11 +13,11 @@ from broker.token.identifiers import (
     MODEL,
     OPAQUE_ID,
     PRINCIPAL,
+    client_id,
     identifier,
     label,
     model_name,
     opaque_id,
-    principal_uri,
 )
 from broker.token.jws import MAX_SAFE_INT, strict_json
 
@@ -144,7 +144,7 @@ def _check_each(c: Claims) -> None:
         raise Invalid("iss", "is not a plain https URL")
     for name, value in (("aud", c.aud), ("realm", c.realm), ("partner", c.partner), ("env", c.env)):
         identifier(name, value)
-    principal_uri("client_id", c.client_id)
+    client_id("client_id", c.client_id)
     opaque_id("jti", c.jti)
     for name, who in (("user", c.user), ("workload", c.workload), ("test", c.test)):
         if who is not None:
@@ -165,9 +165,16 @@ def _check_each(c: Claims) -> None:
 
 def _check_together(c: Claims) -> None:
     """Judge what claims say together, and how many and how large they may be."""
-    if (c.user is None) == (c.workload is None):
-        raise Invalid("user", "exactly one of user and workload is needed")
+    if c.user is None and c.workload is None:
+        raise Invalid("user", "a user or a workload is needed")
     principal = f"workload/{c.workload}" if c.user is None else f"user/{c.user}"
+    # RFC 8693 §4.1: who acts for the subject is named by the outermost `act`.
+    if (
+        c.user is not None
+        and c.workload is not None
+        and (c.act or {}).get("sub") != f"{c.partner}/workload/{c.workload}"
+    ):
+        raise Invalid("act", "does not say which workload acts for the user")
     if c.sub != f"{c.partner}/{principal}":
         raise Invalid("sub", "does not say who the token is for")
     if len(c.client_id) > MAX_URI_BYTES:
@@ -209,7 +216,7 @@ def _pattern() -> str:
         **dict.fromkeys(("cnf", "act"), r"(\{.*\})"),
         **dict.fromkeys(("jti", "run"), f'"({OPAQUE_ID})"'),
         "iss": f'"({ISSUER})"',
-        "client_id": f'"({PRINCIPAL})"',
+        "client_id": f'"({PRINCIPAL}|{IDENTIFIER})"',
         "models": _list_of(MODEL),
         "labels": _list_of(LABEL),
         "parents": _list_of(OPAQUE_ID),

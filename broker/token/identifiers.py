@@ -62,6 +62,15 @@ def principal_uri(field: str, text: str) -> str:
     return text
 
 
+def client_id(field: str, text: str) -> str:
+    """Return `text` if it is a principal: a SPIFFE ID, or the name of one that proves itself otherwise.
+
+    Raises:
+        Invalid: Names `field`.
+    """
+    return text if _IDENTIFIER.fullmatch(text) else principal_uri(field, text)
+
+
 def opaque_id(field: str, text: str) -> str:
     """Return `text` if it can be an id that we or a caller made at random. Raises Invalid naming `field`."""
     if not _OPAQUE_ID.fullmatch(text):

@@ -38,8 +38,3 @@ def test_a_harness_that_is_no_workload_must_say_for_whom(broker):
         broker.mint("globex", partner="globex", user=None)
     assert "user" in refused.value.details()
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-
-
-def test_naming_both_is_refused_before_anything_is_sent():
-    with pytest.raises(Invalid):
-        Spec("evaluation", "acme", ["mythos"], user="alice", workload="nightly")

@@ -20,7 +20,7 @@ from broker.sdk.outside import Outside
 from broker.sdk.stream import Pace
 from broker.sdk.uses import Use
 from broker.sdk.verifier import Verifier
-from broker.service.calling import Caller, identify
+from broker.service.calling import Caller, CertificateProof, identify
 from broker.service.complete import Complete
 from broker.service.hits import FindHits
 from broker.service.listening import Listeners
@@ -122,7 +122,7 @@ class BrokerProcess:
         return f"{self._boot}-{self._ids:06}".ljust(22, "x")
 
     def _caller(self, context: Context) -> Caller:
-        return identify(context.principal, self.policies.current(), frozenset({ADMIN}))
+        return identify(CertificateProof(context.principal), self.policies.current(), frozenset({ADMIN}))
 
     def listen(self, requests: Any, context: Context) -> Any:
         """Serve one stream of the feed."""
@@ -135,13 +135,13 @@ class BrokerProcess:
 
     async def minted(self, ask: Ask, request: Any) -> list[Minted]:
         """Mint as TokenService does."""
-        caller = identify(harness(ask.partner), self.policies.current(), frozenset())
+        caller = identify(CertificateProof(harness(ask.partner)), self.policies.current(), frozenset())
         reserved = await asyncio.wrap_future(self.mint.reserve(caller, [ask], request), loop=self._loop)
         return await asyncio.to_thread(self.mint.finish, reserved)
 
     async def revoked(self, request: Any, note: Callable[[Any], None]) -> None:
         """Revoke, or ask how far it is, as an admin's call does; `note` gets each event."""
-        CALLER.set(identify(ADMIN, self.policies.current(), frozenset({ADMIN})))
+        CALLER.set(identify(CertificateProof(ADMIN), self.policies.current(), frozenset({ADMIN})))
         match request:
             case revocations_pb2.RevokeRequest():
                 async for event in self.revocations.Revoke(request, None):
@@ -155,7 +155,7 @@ class BrokerProcess:
 
     async def reinstated(self, request: revocations_pb2.ReinstateRequest) -> revocations_pb2.ReinstateResponse:
         """Reinstate as an admin's call does."""
-        CALLER.set(identify(ADMIN, self.policies.current(), frozenset({ADMIN})))
+        CALLER.set(identify(CertificateProof(ADMIN), self.policies.current(), frozenset({ADMIN})))
         return await self.revocations.Reinstate(request, None)
 
 

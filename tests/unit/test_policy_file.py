@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.adapters.policy_file import MAX_TTL_S, load_policy
+from broker.adapters.policy_file import load_policy
+from broker.adapters.policy_meaning import MAX_TTL_S
 from broker.adapters.policy_yaml import MAX_BYTES, MAX_PROBLEMS
 from broker.domain.asking import MAX_MODELS_BYTES, Ask
 from broker.domain.policy import Environment, Limits, Principal, Realm, Role

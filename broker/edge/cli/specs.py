@@ -9,7 +9,6 @@ import click
 
 from broker.edge.cli.command import Callback, Name, named
 from broker.edge.cli.durations import Span
-from broker.edge.cli.problems import Misused
 from broker.v1 import tokens_pb2
 
 
@@ -29,8 +28,6 @@ def spec_options(callback: Callback) -> Callback:
         ttl: int | None,
         **rest: Any,
     ) -> int | None:
-        if user is not None and workload is not None:
-            raise Misused("a token is for a human or for a program", hint="give either --user or --workload")
         spec = tokens_pb2.TokenSpec(
             realm=realm, partner=partner, user=user, workload=workload, models=models, run=run, test=test
         )
@@ -42,7 +39,7 @@ def spec_options(callback: Callback) -> Callback:
         named("--realm", "Realm.", required=True),
         named("--partner", "Partner.", required=True),
         named("--user", "Human on whose behalf it is used. Default: the workload that the caller is."),
-        named("--workload", "Program on whose behalf it is used, instead of --user."),
+        named("--workload", "Program on whose behalf it is used; with --user: that acts for them."),
         click.option(
             "--model",
             "models",
@@ -64,8 +61,9 @@ def spec_options(callback: Callback) -> Callback:
 def explain_command(spec: tokens_pb2.TokenSpec) -> str:
     """Return the command that explains why `spec` is allowed or denied."""
     words = ["broker", "explain", "--realm", spec.realm, "--partner", spec.partner]
-    if kind := spec.WhichOneof("principal"):
-        words += [f"--{kind}", getattr(spec, kind)]
+    for kind, name in (("user", spec.user), ("workload", spec.workload)):
+        if name:
+            words += [f"--{kind}", name]
     for model in spec.models:
         words += ["--model", model]
     return shlex.join(words)

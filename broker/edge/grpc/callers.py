@@ -3,11 +3,14 @@
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import datetime
+from urllib.parse import unquote
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from grpc.aio import ServicerContext
 
 from broker.errors import Invalid, Unauthenticated
+from broker.service.calling import CertificateProof
 from broker.token.identifiers import principal_uri
 
 MAX_KNOWN = 4096
@@ -20,6 +23,7 @@ class PeerCertificate:
     uri: str
     not_before: datetime
     not_after: datetime
+    sha256: bytes
 
 
 class PeerCertificates:
@@ -28,8 +32,8 @@ class PeerCertificates:
     def __init__(self) -> None:
         self._known: OrderedDict[bytes, PeerCertificate] = OrderedDict()
 
-    def principal(self, context: ServicerContext, now: datetime) -> str:
-        """Return the caller's URI. Raises Unauthenticated.
+    def proof(self, context: ServicerContext, now: datetime) -> CertificateProof:
+        """Return how the caller proved itself. Raises Unauthenticated.
 
         The handshake has checked the chain; a connection can outlive its certificate, so its dates are
         judged here, on each call.
@@ -45,7 +49,15 @@ class PeerCertificates:
                 self._known.popitem(last=False)
         if not certificate.not_before <= now < certificate.not_after:
             raise Unauthenticated(f"the client certificate of {certificate.uri} has ended", hint="renew it")
-        return certificate.uri
+        return CertificateProof(
+            certificate.uri, certificate.not_before, peer_address(context.peer()), certificate.sha256
+        )
+
+
+def peer_address(peer: str) -> str:
+    """Return the IP address in gRPC's name of a peer, `ipv4:127.0.0.1:5000` or `ipv6:%5B::1%5D:5000`; else nothing."""
+    kind, _, rest = unquote(peer).partition(":")
+    return rest.rpartition(":")[0].strip("[]") if kind in {"ipv4", "ipv6"} else ""
 
 
 def _read(pem: bytes) -> PeerCertificate:
@@ -62,4 +74,5 @@ def _read(pem: bytes) -> PeerCertificate:
         uri = principal_uri("certificate", uris[0])
     except Invalid as bad:
         raise Unauthenticated("the client certificate's URI SAN is not a SPIFFE ID") from bad
-    return PeerCertificate(uri, certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+    digest = certificate.fingerprint(hashes.SHA256())
+    return PeerCertificate(uri, certificate.not_valid_before_utc, certificate.not_valid_after_utc, digest)

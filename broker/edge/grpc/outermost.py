@@ -42,8 +42,8 @@ class Outermost(ServerInterceptor):
 
     def caller(self, context: ServicerContext) -> Caller:
         """Return who is calling, by the policy as it is now. Raises Unauthenticated."""
-        uri = self._certificates.principal(context, self._clock.now())
-        return identify(uri, self._policies.current(), self._admins)
+        proof = self._certificates.proof(context, self._clock.now())
+        return identify(proof, self._policies.current(), self._admins)
 
     async def intercept_service(
         self,

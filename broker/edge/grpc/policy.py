@@ -52,7 +52,7 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         del context
         caller = CALLER.get()
         environment = caller.environment if caller.role is Role.HARNESS else request.environment or None
-        explanation = await asyncio.to_thread(self._explain, caller, ask(request.spec, environment, caller.workload))
+        explanation = await asyncio.to_thread(self._explain, caller, ask(request.spec, environment, caller))
         return policy_pb2.ExplainResponse(
             allowed=explanation.is_allowed,
             grant=explanation.grant,

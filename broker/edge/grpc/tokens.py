@@ -60,7 +60,7 @@ class TokenService(tokens_pb2_grpc.TokenServiceServicer):
 
 def _ask(specs: Sequence[tokens_pb2.TokenSpec], position: int, caller: Caller) -> Ask:
     try:
-        return ask(specs[position], caller.environment, caller.workload)
+        return ask(specs[position], caller.environment, caller)
     except Invalid as bad:
         if len(specs) == 1:
             raise

@@ -39,18 +39,20 @@ def seconds(field: str, duration: Duration) -> int:
     return int(duration.seconds)
 
 
-def ask(spec: tokens_pb2.TokenSpec, environment: str | None, workload: str | None = None) -> Ask:
-    """Return what is asked for, from the caller's environment, for the caller's own workload unless it names another.
+def ask(spec: tokens_pb2.TokenSpec, environment: str | None, caller: Caller | None = None) -> Ask:
+    """Return what is asked for, from `environment`: for whom the caller is, unless it names a user or a workload.
 
     Raises:
         Invalid: A field is missing or malformed.
     """
-    kind = spec.WhichOneof("principal")
+    user, workload = spec.user or None, spec.workload or None
+    if user is None and workload is None and caller is not None:
+        user, workload = caller.user, caller.workload
     return Ask(
         realm=spec.realm,
         partner=spec.partner,
-        user=spec.user if kind == "user" else None,
-        workload=spec.workload if kind == "workload" else workload if kind is None else None,
+        user=user,
+        workload=workload,
         models=tuple(spec.models),
         environment=environment if environment is not None else UNRECOGNISED,
         run=spec.run or None,

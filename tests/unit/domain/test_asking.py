@@ -80,7 +80,7 @@ def test_names_of_the_alphabet_are_accepted(name):
     ("changes", "field"),
     [
         ({"user": None}, "principal"),
-        ({"workload": "nightly"}, "principal"),
+        ({"workload": "Nightly"}, "workload"),
         ({"user": None, "workload": "Nightly"}, "workload"),
         ({"models": ()}, "models"),
         ({"models": ("mythos", "mythos")}, "models"),

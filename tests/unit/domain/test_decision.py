@@ -24,13 +24,34 @@ from broker.token.revocation import Selector
 from tests.unit.domain.worlds import asks, blocks, granted, policies, selectors
 
 
-def covers(grant, ask):
+def labels_of(policy, model):
+    """A model's own labels and, for an instance, those of its name."""
+    return {label for name in (model, bare_name(model)) for label in policy.labels_by_model.get(name, ())}
+
+
+def covers(policy, grant, ask):
     """Tell, from the words of design.md, whether a grant covers the whole ask, its lifetime aside."""
+    if grant.partner:
+        is_for = grant.partner == ask.partner
+    else:
+        is_for = bool(grant.partner_labels) and grant.partner_labels <= set(policy.labels_of(ask.partner))
     return (
-        (grant.partner, grant.realm) == (ask.partner, ask.realm)
-        and all(model in grant.models or bare_name(model) in grant.models for model in ask.models)
+        is_for
+        and grant.realm == ask.realm
+        and all(
+            model in grant.models
+            or bare_name(model) in grant.models
+            or (bool(grant.model_labels) and grant.model_labels <= labels_of(policy, model))
+            for model in ask.models
+        )
         and ask.environment in grant.environments
-        and (ask.user in grant.users if ask.user is not None else ask.workload in grant.workloads)
+        and (ask.user is None or ask.user in grant.users)
+        and (ask.workload is None or ask.workload in grant.workloads)
+        and (
+            ask.realm not in policy.realms
+            or not policy.realms[ask.realm].needs_both
+            or None not in (ask.user, ask.workload)
+        )
     )
 
 
@@ -40,7 +61,8 @@ def knows(policy, ask):
         ask.realm in policy.realms
         and partner is not None
         and ask.environment in partner.environments
-        and (ask.user in partner.users if ask.user is not None else ask.workload in partner.workloads)
+        and (ask.user is None or ask.user in partner.users)
+        and (ask.workload is None or ask.workload in partner.workloads)
         and all(model in policy.models or bare_name(model) in policy.models for model in ask.models)
     )
 
@@ -54,7 +76,12 @@ def stops(selector, ask, policy):
             case "model":
                 return value in models or bare_name(value) in ask.models
             case "label":
-                return value in policy.labels_of(ask.partner)
+                # A token for a name reaches each instance, so it has the labels of all.
+                reached = {name for name in policy.labels_by_model if bare_name(name) in ask.models} | {
+                    name for model in ask.models for name in (model, bare_name(model))
+                }
+                of_models = {label for name in reached for label in policy.labels_by_model.get(name, ())}
+                return value in policy.labels_of(ask.partner) or value in of_models
             case _:
                 return value == getattr(ask, name)
 
@@ -66,7 +93,7 @@ def test_p7_an_allow_points_at_a_grant_that_covers_the_whole_ask(ask, policy, in
     verdict = decide(ask, policy, in_force)
     if isinstance(verdict, Allowed):
         [grant] = [grant for grant in policy.grants if grant.id == verdict.grant]
-        assert covers(grant, ask)
+        assert covers(policy, grant, ask)
         assert knows(policy, ask)
         assert not any(stops(selector, ask, policy) for selector in in_force)
 
@@ -75,7 +102,9 @@ def test_p7_an_allow_points_at_a_grant_that_covers_the_whole_ask(ask, policy, in
 def test_what_a_grant_covers_is_allowed_unless_the_lifetime_is_above_every_maximum(world):
     ask, policy = world
     longest_s = max(
-        min(grant.max_ttl_s, policy.realms[ask.realm].max_ttl_s) for grant in policy.grants if covers(grant, ask)
+        min(grant.max_ttl_s, policy.realms[ask.realm].max_ttl_s)
+        for grant in policy.grants
+        if covers(policy, grant, ask)
     )
     verdict = decide(ask, policy, {})
     if ask.ttl_s is None or ask.ttl_s <= longest_s:

@@ -13,6 +13,7 @@ WORKLOADS = ("nightly", "weekly")
 PLACES = ("ci", "cluster")
 MODELS = ("mythos", "oracle", "mythos@a", "mythos@b")
 LABELS = ("jurisdiction=us", "jurisdiction=eu")
+CLEARANCES = ("clearance=low", "clearance=high")
 TTLS_S = st.integers(1, 120)
 
 
@@ -21,9 +22,12 @@ def some(values, *, least=0):
 
 
 realms = st.builds(
-    lambda name, max_ttl_s: Realm(name, f"https://broker.example/{name}", f"models.{name}", max_ttl_s),
+    lambda name, max_ttl_s, both: Realm(
+        name, f"https://broker.example/{name}", f"models.{name}", max_ttl_s, needs_both=both
+    ),
     st.sampled_from(REALMS),
     TTLS_S,
+    st.sampled_from([False, False, False, True]),
 )
 
 partners = st.builds(
@@ -45,11 +49,14 @@ partners = st.builds(
 @st.composite
 def grants(draw):
     longest_s = draw(TTLS_S)
+    by_label = draw(st.sampled_from([False, False, True]))
     return Grant(
         id=draw(st.uuids()).hex,
-        partner=draw(st.sampled_from(PARTNERS)),
+        partner="" if by_label else draw(st.sampled_from(PARTNERS)),
+        partner_labels=draw(some(LABELS)) if by_label else frozenset(),
+        model_labels=draw(st.just(frozenset()) | some(CLEARANCES)),
         realm=draw(st.sampled_from(REALMS)),
-        models=draw(some(MODELS, least=1)),
+        models=draw(some(MODELS)),
         environments=draw(some(PLACES, least=1)),
         users=draw(some(USERS)),
         workloads=draw(some(WORKLOADS)),
@@ -65,18 +72,19 @@ def policies(draw):
         realms={realm.name: realm for realm in draw(st.lists(realms, max_size=3))},
         models=draw(some(MODELS)),
         partners={partner.name: partner for partner in draw(st.lists(partners, max_size=3))},
+        labels_by_model=draw(st.dictionaries(st.sampled_from(MODELS), some(CLEARANCES, least=1), max_size=2)),
         grants=tuple(draw(st.lists(grants(), max_size=5, unique_by=lambda grant: grant.id))),
     )
 
 
 @st.composite
 def asks(draw):
-    is_user = draw(st.booleans())
+    is_user, is_workload = draw(st.sampled_from([(True, False), (False, True), (True, True)]))
     return Ask(
         realm=draw(st.sampled_from(REALMS)),
         partner=draw(st.sampled_from(PARTNERS)),
         user=draw(st.sampled_from(USERS)) if is_user else None,
-        workload=None if is_user else draw(st.sampled_from(WORKLOADS)),
+        workload=draw(st.sampled_from(WORKLOADS)) if is_workload else None,
         models=tuple(draw(st.lists(st.sampled_from(MODELS), min_size=1, max_size=3, unique=True))),
         environment=draw(st.sampled_from(PLACES)),
         ttl_s=draw(st.none() | TTLS_S),
@@ -93,7 +101,7 @@ def selectors(draw):
         "workload": st.sampled_from(WORKLOADS),
         "environment": st.sampled_from(PLACES),
         "model": st.sampled_from(MODELS),
-        "label": st.sampled_from(LABELS),
+        "label": st.sampled_from((*LABELS, *CLEARANCES)),
     }
     names = draw(st.lists(st.sampled_from(sorted(values)), min_size=1, max_size=3, unique=True))
     return Selector.of(**{name: draw(values[name]) for name in names})

@@ -7,7 +7,7 @@ from broker.domain.asking import UNRECOGNISED, Ask
 from broker.domain.policy import EMPTY_POLICY, Role
 from broker.errors import ConfigInvalid, Forbidden, Invalid, PolicyMoved, Unauthenticated
 from broker.ledger.entry import Kind, decode_entry
-from broker.service.calling import Caller, identify, must_still_be_known
+from broker.service.calling import Caller, CertificateProof, identify, must_still_be_known
 from broker.service.policies import Policies
 from broker.service.ports import PolicyReplaced, Write
 from broker.token.revocation import Selector
@@ -129,12 +129,16 @@ def test_p7_who_is_not_in_the_policy_is_nobody(world):
     in_force = world.policies.current()
     for uri in ("spiffe://stranger.example/ci", "spiffe://acme.example/ci2", "spiffe://acme.example/c", ""):
         with pytest.raises(Unauthenticated):
-            identify(uri, in_force, frozenset({ADMIN}))
+            identify(CertificateProof(uri), in_force, frozenset({ADMIN}))
 
 
 def test_an_admin_of_the_configuration_can_apply_a_first_policy_and_a_policy_can_make_it_less(world):
     assert (
-        identify("spiffe://lab.example/root", world.policies.current(), frozenset({"spiffe://lab.example/root"})).role
+        identify(
+            CertificateProof("spiffe://lab.example/root"),
+            world.policies.current(),
+            frozenset({"spiffe://lab.example/root"}),
+        ).role
         is Role.ADMIN
     )
     world.apply(
@@ -142,7 +146,7 @@ def test_an_admin_of_the_configuration_can_apply_a_first_policy_and_a_policy_can
             '{id: "spiffe://lab.example/ops", role: admin}', '{id: "spiffe://lab.example/ops", role: auditor}'
         )
     )
-    assert identify(ADMIN, world.policies.current(), frozenset({ADMIN})).role is Role.AUDITOR
+    assert identify(CertificateProof(ADMIN), world.policies.current(), frozenset({ADMIN})).role is Role.AUDITOR
 
 
 def test_the_place_of_another_partner_is_no_place(world):

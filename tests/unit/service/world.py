@@ -10,7 +10,7 @@ from broker.adapters.policy_file import load_policy
 from broker.adapters.sql import SqlLedger, open_store
 from broker.domain.policy import Role
 from broker.service.apply_policy import ApplyPolicy
-from broker.service.calling import Caller, identify
+from broker.service.calling import Caller, CertificateProof, identify
 from broker.service.explain import Explain
 from broker.service.metering import Unmetered
 from broker.service.policies import Policies
@@ -42,7 +42,7 @@ class World:
     explain: Explain
 
     def caller(self, uri: str) -> Caller:
-        return identify(uri, self.policies.current(), frozenset({ADMIN}))
+        return identify(CertificateProof(uri), self.policies.current(), frozenset({ADMIN}))
 
     @property
     def acme(self) -> Caller:
