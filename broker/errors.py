@@ -147,6 +147,19 @@ class StoreCorrupt(Failure):
     default_hint = "stop the broker and restore the store from a backup"
 
 
+class LedgerForked(StoreCorrupt):
+    """The ledger does not go on from what was published of it: rolled back, truncated or forked (P10)."""
+
+    reason = "LEDGER_FORKED"
+    default_hint = "stop the broker and put the newest copy of its store back"
+
+
+class NotProven(Failure):
+    """A note, checkpoint or proof of the log is malformed, not signed by whom it must be, or does not hold."""
+
+    reason = "NOT_PROVEN"
+
+
 class SignerUnavailable(Failure):
     """There is no key to sign with, because the key store cannot be reached."""
 

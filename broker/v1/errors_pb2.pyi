@@ -40,6 +40,8 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_FRAME_BEHIND: _ClassVar[ErrorReason]
     ERROR_REASON_FRAME_FORKED: _ClassVar[ErrorReason]
     ERROR_REASON_NAME_IN_USE: _ClassVar[ErrorReason]
+    ERROR_REASON_LEDGER_FORKED: _ClassVar[ErrorReason]
+    ERROR_REASON_NOT_PROVEN: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_INVALID: ErrorReason
 ERROR_REASON_UNAUTHENTICATED: ErrorReason
@@ -74,3 +76,5 @@ ERROR_REASON_FRAME_GAP: ErrorReason
 ERROR_REASON_FRAME_BEHIND: ErrorReason
 ERROR_REASON_FRAME_FORKED: ErrorReason
 ERROR_REASON_NAME_IN_USE: ErrorReason
+ERROR_REASON_LEDGER_FORKED: ErrorReason
+ERROR_REASON_NOT_PROVEN: ErrorReason

@@ -54,6 +54,8 @@ EXIT_CODES = {
     "StoreUnavailable": FAILED,
     "StoreFull": FAILED,
     "StoreCorrupt": FAILED,
+    "LedgerForked": FAILED,
+    "NotProven": FAILED,
     "SignerUnavailable": FAILED,
     "ClockAstray": FAILED,
     "Rejected": DENIED,

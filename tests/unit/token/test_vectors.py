@@ -33,7 +33,11 @@ READ = {path.stem: json.loads(path.read_text("ascii")) for path in FOLDER.glob("
 TOKENS, CERTIFICATES, TRUSTS = READ["tokens"], READ["certificates"], READ["trust_files"]
 TRUST = parse_trust(json.dumps(TOKENS["trust"]))["evaluation"]
 KEY = check_certificate(TOKENS["certificate"], TRUST, Purpose.TOKEN)
-READERS = ("test_vectors.py", "test_oracles.py", "test_completion.py")
+UNIT = Path(__file__).parents[1]
+READERS = (
+    *(UNIT / "token" / name for name in ("test_vectors.py", "test_oracles.py", "test_completion.py")),
+    *(UNIT / "ledger" / name for name in ("test_merkle.py", "test_note.py")),
+)
 EVALUATION = parse_trust(json.dumps(CERTIFICATES["trust"]))["evaluation"]
 
 
@@ -168,7 +172,7 @@ def test_every_dimension_has_a_vector():
 
 
 def test_each_file_of_vectors_says_what_made_it_and_is_read():
-    text = "".join(Path(__file__).with_name(name).read_text("utf-8") for name in READERS)
+    text = "".join(reader.read_text("utf-8") for reader in READERS)
     for stem, document in READ.items():
         assert document["made_by"]
         assert f'READ["{stem}"]' in text or f'"{stem}.json"' in text, f"{stem}.json is read by no test"
