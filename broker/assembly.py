@@ -47,6 +47,7 @@ from broker.service.hits import FindHits
 from broker.service.listening import Listeners
 from broker.service.mint import Mint
 from broker.service.policies import Policies
+from broker.service.policy_versions import PolicyVersions
 from broker.service.ports import CertificateAdded, RequestKey, Root, Write
 from broker.service.publish import Publisher
 from broker.service.revoke import Reinstate, Revocations, Revoke, RevokeTokens
@@ -220,9 +221,14 @@ class Broker:
             self.policies,
             self._parts.clock,
             load_policy,
-            digest=lambda data: hashlib.sha256(data).hexdigest(),
+            digest=_sha256,
             max_ttl_s=int(self._parts.max_ttl.total_seconds()),
         )
+
+    def _policy_service(self) -> PolicyService:
+        apply = self._apply()
+        versions = PolicyVersions(self.ledger, self.ledger.history, self.policies, apply, digest=_sha256)
+        return PolicyService(apply, versions, Explain(self.policies))
 
     def condition(self) -> Condition:
         """Return what is wrong now, for people, and what of it stops minting."""
@@ -285,10 +291,7 @@ class Broker:
                 clock,
             ),
             feed=FeedService(hub, self.policies, clock, outermost.caller),
-            policy=PolicyService(
-                self._apply(),
-                Explain(self.policies),
-            ),
+            policy=self._policy_service(),
             status=StatusService(
                 self.ledger,
                 self.policies,
@@ -385,6 +388,10 @@ class Broker:
         log.critical("the store failed", extra={"fields": {"reason": failure.reason, "detail": failure.message}})
         self._fatal = failure
         os._exit(EXIT_FATAL)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _told(text: str, in_texts: Iterable[str]) -> bool:

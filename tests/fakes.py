@@ -1,4 +1,4 @@
-"""A store in memory that keeps the promises of Ledger, Proofs and Roster, for the simulation and the contract suites."""
+"""A store in memory that keeps the promises of Ledger and the ports beside it, for the simulation and the contract suites."""
 
 import copy
 import threading
@@ -21,6 +21,7 @@ from broker.errors import (
     StoreUnavailable,
 )
 from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry
+from broker.service.policy_ports import PolicyDocument, PolicyVersion
 from broker.service.ports import (
     Appended,
     BlockIsSet,
@@ -68,7 +69,7 @@ class Disk:
     incarnation: str
     entries: list[bytes] = field(default_factory=list)
     version: int = 0
-    policies: list[tuple[int, PolicyReplaced]] = field(default_factory=list)
+    policies: list[tuple[PolicyVersion, PolicyReplaced]] = field(default_factory=list)
     blocks: dict[Selector, int] = field(default_factory=dict)
     revocations: dict[int, RevocationRecord] = field(default_factory=dict)
     certificates: dict[tuple[int, str], CertificateRecord] = field(default_factory=dict)
@@ -157,7 +158,8 @@ class Disk:
         first = indices.start
         match effect:
             case PolicyReplaced():
-                self.policies.append((first, effect))
+                applied = PolicyVersion(self.version + 1, first, effect.by, effect.at, effect.reason)
+                self.policies.append((applied, effect))
                 return True
             case RevocationAdded():
                 return self._revoke(effect, first)
@@ -237,11 +239,12 @@ class Disk:
             newest.at if newest else None,
             dict(self.blocks),
             frozenset(selector.get(Dimension.KEY) or "" for selector in keys),
+            newest.reason if newest else "",
         )
 
 
 class FakeLedger:
-    """One broker's way to a disk: the ports Ledger, Proofs and Roster. Safe for threads."""
+    """One broker's way to a disk: the ports Ledger, Proofs, Roster and PolicyHistory. Safe for threads."""
 
     def __init__(self, disk: Disk, clock: Clock, on_commit: Callable[[], None] = lambda: None) -> None:
         self.disk = disk
@@ -284,12 +287,20 @@ class FakeLedger:
 
     def version_applied_at(self, index: int) -> int:
         """As the port says."""
-        moved = 0
-        if not any(at == index for at, _ in self.disk.policies):
-            raise StoreCorrupt(f"entry {index} applied no policy")
-        for at, data in enumerate(self.disk.entries[: index + 1]):
-            moved += _moves_version(data, at)
-        return moved
+        for applied, _ in self.disk.policies:
+            if applied.index == index:
+                return applied.version
+        raise StoreCorrupt(f"entry {index} applied no policy")
+
+    def applied(self, below: int | None, limit: int) -> Sequence[PolicyVersion]:
+        """As the port says."""
+        kept = (applied for applied, _ in reversed(self.disk.policies))
+        return [one for one in kept if below is None or one.version < below][:limit]
+
+    def as_of(self, version: int) -> PolicyDocument | None:
+        """As the port says."""
+        kept = (PolicyDocument(applied, one.document) for applied, one in reversed(self.disk.policies))
+        return next((one for one in kept if one.applied.version <= version), None)
 
     def run(self, run: str) -> RunRecord | None:
         """As the port says."""
@@ -367,10 +378,3 @@ class FakeLedger:
     def _must_be_open(self) -> None:
         if self._is_closed:
             raise StoreUnavailable("the store is closed")
-
-
-def _moves_version(data: bytes, index: int) -> bool:
-    entry = decode_entry(data)
-    if index and entry.kind in (Kind.POLICY_APPLIED, Kind.REINSTATED):
-        return True
-    return entry.kind is Kind.REVOKED and bool(entry.body.get("blocks"))

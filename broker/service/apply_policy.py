@@ -1,4 +1,4 @@
-"""Show and replace the policy."""
+"""Replace the policy."""
 
 from collections.abc import Callable
 
@@ -6,8 +6,9 @@ from broker.domain.policy import Policy, Role
 from broker.errors import Invalid
 from broker.ledger.entry import Entry, Kind, encode_entry
 from broker.service.calling import Caller
-from broker.service.policies import Policies, PolicyInForce
+from broker.service.policies import Policies
 from broker.service.ports import Clock, Ledger, PolicyReplaced, RequestKey, Write
+from broker.service.revoke import checked_reason
 
 MAX_DOCUMENT_BYTES = 1 << 20
 
@@ -33,9 +34,16 @@ class ApplyPolicy:
         self._max_ttl_s = max_ttl_s
 
     def __call__(
-        self, caller: Caller, document: str, *, expected_version: int | None, request: RequestKey
+        self,
+        caller: Caller,
+        document: str,
+        *,
+        expected_version: int | None,
+        request: RequestKey,
+        reason: str = "",
+        restored: int | None = None,
     ) -> tuple[int, int]:
-        """Apply `document`; return (version, index).
+        """Apply `document`, that of version `restored` if there is one; return (version, index).
 
         Raises:
             Forbidden, Invalid: Refused; nothing was written.
@@ -44,6 +52,27 @@ class ApplyPolicy:
             Whatever `Ledger.append` raises.
         """
         caller.must_be(Role.ADMIN)
+        why = checked_reason(reason) if reason else ""
+        data = self.checked(document)[1]
+        at = self._clock.now()
+        # An entry must fit a tile (65,535 bytes), so it holds the document's hash.
+        body: dict[str, object] = {"request": request.request_id, "sha256": self._digest(data), "bytes": len(data)}
+        body |= {"reason": why} if why else {}
+        body |= {"restored": restored} if restored is not None else {}
+        write = Write(
+            [lambda index: encode_entry(Entry(index, Kind.POLICY_APPLIED, at, caller.principal, body))],
+            request=request,
+            expecting=expected_version,
+            effects=(PolicyReplaced(document, caller.principal, at, why),),
+        )
+        appended = self._ledger.append(write).result()
+        self._policies.refresh()
+        index = appended.indices.start
+        # The version that this made, also when it is asked for again much later.
+        return self._ledger.version_applied_at(index), index
+
+    def checked(self, document: str) -> tuple[Policy, bytes]:
+        """Return what `document` says, and its bytes, if it may be applied. Raises Invalid, ConfigInvalid."""
         data = document.encode()
         if not data.strip():
             raise Invalid("document", "is empty", hint="an empty policy allows nothing; to stop all mints, revoke")
@@ -57,22 +86,4 @@ class ApplyPolicy:
                     f"is {realm.max_ttl_s} s, above the broker's maximum of {self._max_ttl_s} s",
                     hint="lower it, or raise limits.max_ttl_s in the broker's configuration",
                 )
-        at = self._clock.now()
-        # An entry must fit a tile (65,535 bytes), so it holds the document's hash.
-        body = {"request": request.request_id, "sha256": self._digest(data), "bytes": len(data)}
-        write = Write(
-            [lambda index: encode_entry(Entry(index, Kind.POLICY_APPLIED, at, caller.principal, body))],
-            request=request,
-            expecting=expected_version,
-            effects=(PolicyReplaced(document, caller.principal, at),),
-        )
-        appended = self._ledger.append(write).result()
-        self._policies.refresh()
-        index = appended.indices.start
-        # The version that this made, also when it is asked for again much later.
-        return self._ledger.version_applied_at(index), index
-
-    def show(self, caller: Caller) -> PolicyInForce:
-        """Return the policy in force. Raises Forbidden."""
-        caller.must_be(Role.ADMIN, Role.AUDITOR)
-        return self._policies.refresh()
+        return policy, data

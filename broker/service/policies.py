@@ -23,6 +23,7 @@ class PolicyInForce:
     by: str
     applied_at: datetime | None
     problem: str = ""
+    reason: str = ""
 
 
 class Policies:
@@ -70,6 +71,7 @@ class Policies:
                 record.by,
                 record.applied_at,
                 problem,
+                record.reason,
             )
             in_force = self._in_force
         for watcher in self._watchers:

@@ -67,6 +67,7 @@ class PolicyReplaced:
     document: str
     by: str
     at: datetime
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +205,7 @@ class PolicyRecord:
     applied_at: datetime | None
     blocks: Mapping[Selector, int]
     revoked_keys: frozenset[str] = frozenset()
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

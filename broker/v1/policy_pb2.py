@@ -26,7 +26,7 @@ from broker.v1 import tokens_pb2 as broker_dot_v1_dot_tokens__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62roker/v1/policy.proto\x12\tbroker.v1\x1a\x16\x62roker/v1/tokens.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x13\n\x11ShowPolicyRequest\"s\n\x12ShowPolicyResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\x12\n\n\x02\x62y\x18\x03 \x01(\t\x12.\n\napplied_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"n\n\x12\x41pplyPolicyRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"5\n\x13\x41pplyPolicyResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\"I\n\x0e\x45xplainRequest\x12\"\n\x04spec\x18\x01 \x01(\x0b\x32\x14.broker.v1.TokenSpec\x12\x13\n\x0b\x65nvironment\x18\x02 \x01(\t\"Z\n\x0f\x45xplainResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\r\n\x05grant\x18\x02 \x01(\t\x12\'\n\x05rules\x18\x03 \x03(\x0b\x32\x18.broker.v1.ExplainedRule\"=\n\rExplainedRule\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\x0e\n\x06passes\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t2\xea\x01\n\rPolicyService\x12I\n\nShowPolicy\x12\x1c.broker.v1.ShowPolicyRequest\x1a\x1d.broker.v1.ShowPolicyResponse\x12L\n\x0b\x41pplyPolicy\x12\x1d.broker.v1.ApplyPolicyRequest\x1a\x1e.broker.v1.ApplyPolicyResponse\x12@\n\x07\x45xplain\x12\x19.broker.v1.ExplainRequest\x1a\x1a.broker.v1.ExplainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62roker/v1/policy.proto\x12\tbroker.v1\x1a\x16\x62roker/v1/tokens.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"5\n\x11ShowPolicyRequest\x12\x14\n\x07version\x18\x01 \x01(\x04H\x00\x88\x01\x01\x42\n\n\x08_version\"\x9c\x01\n\x12ShowPolicyResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\x12\n\n\x02\x62y\x18\x03 \x01(\t\x12.\n\napplied_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x17\n\x0f\x61pplied_version\x18\x06 \x01(\x04\"~\n\x12\x41pplyPolicyRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x0e\n\x06reason\x18\x04 \x01(\tB\x13\n\x11_expected_version\"5\n\x13\x41pplyPolicyResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\"H\n\x19ListPolicyVersionsRequest\x12\x12\n\x05\x62\x65low\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\r\n\x05limit\x18\x02 \x01(\rB\x08\n\x06_below\"V\n\x1aListPolicyVersionsResponse\x12*\n\x08versions\x18\x01 \x03(\x0b\x32\x18.broker.v1.PolicyVersion\x12\x0c\n\x04more\x18\x02 \x01(\x08\"{\n\rPolicyVersion\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\n\n\x02\x62y\x18\x03 \x01(\t\x12.\n\napplied_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\x7f\n\x14RestorePolicyRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"7\n\x15RestorePolicyResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\"I\n\x0e\x45xplainRequest\x12\"\n\x04spec\x18\x01 \x01(\x0b\x32\x14.broker.v1.TokenSpec\x12\x13\n\x0b\x65nvironment\x18\x02 \x01(\t\"Z\n\x0f\x45xplainResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\r\n\x05grant\x18\x02 \x01(\t\x12\'\n\x05rules\x18\x03 \x03(\x0b\x32\x18.broker.v1.ExplainedRule\"=\n\rExplainedRule\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\x0e\n\x06passes\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t2\xa1\x03\n\rPolicyService\x12I\n\nShowPolicy\x12\x1c.broker.v1.ShowPolicyRequest\x1a\x1d.broker.v1.ShowPolicyResponse\x12L\n\x0b\x41pplyPolicy\x12\x1d.broker.v1.ApplyPolicyRequest\x1a\x1e.broker.v1.ApplyPolicyResponse\x12\x61\n\x12ListPolicyVersions\x12$.broker.v1.ListPolicyVersionsRequest\x1a%.broker.v1.ListPolicyVersionsResponse\x12R\n\rRestorePolicy\x12\x1f.broker.v1.RestorePolicyRequest\x1a .broker.v1.RestorePolicyResponse\x12@\n\x07\x45xplain\x12\x19.broker.v1.ExplainRequest\x1a\x1a.broker.v1.ExplainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,19 +34,29 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'broker.v1.policy_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SHOWPOLICYREQUEST']._serialized_start=94
-  _globals['_SHOWPOLICYREQUEST']._serialized_end=113
-  _globals['_SHOWPOLICYRESPONSE']._serialized_start=115
-  _globals['_SHOWPOLICYRESPONSE']._serialized_end=230
-  _globals['_APPLYPOLICYREQUEST']._serialized_start=232
-  _globals['_APPLYPOLICYREQUEST']._serialized_end=342
-  _globals['_APPLYPOLICYRESPONSE']._serialized_start=344
-  _globals['_APPLYPOLICYRESPONSE']._serialized_end=397
-  _globals['_EXPLAINREQUEST']._serialized_start=399
-  _globals['_EXPLAINREQUEST']._serialized_end=472
-  _globals['_EXPLAINRESPONSE']._serialized_start=474
-  _globals['_EXPLAINRESPONSE']._serialized_end=564
-  _globals['_EXPLAINEDRULE']._serialized_start=566
-  _globals['_EXPLAINEDRULE']._serialized_end=627
-  _globals['_POLICYSERVICE']._serialized_start=630
-  _globals['_POLICYSERVICE']._serialized_end=864
+  _globals['_SHOWPOLICYREQUEST']._serialized_end=147
+  _globals['_SHOWPOLICYRESPONSE']._serialized_start=150
+  _globals['_SHOWPOLICYRESPONSE']._serialized_end=306
+  _globals['_APPLYPOLICYREQUEST']._serialized_start=308
+  _globals['_APPLYPOLICYREQUEST']._serialized_end=434
+  _globals['_APPLYPOLICYRESPONSE']._serialized_start=436
+  _globals['_APPLYPOLICYRESPONSE']._serialized_end=489
+  _globals['_LISTPOLICYVERSIONSREQUEST']._serialized_start=491
+  _globals['_LISTPOLICYVERSIONSREQUEST']._serialized_end=563
+  _globals['_LISTPOLICYVERSIONSRESPONSE']._serialized_start=565
+  _globals['_LISTPOLICYVERSIONSRESPONSE']._serialized_end=651
+  _globals['_POLICYVERSION']._serialized_start=653
+  _globals['_POLICYVERSION']._serialized_end=776
+  _globals['_RESTOREPOLICYREQUEST']._serialized_start=778
+  _globals['_RESTOREPOLICYREQUEST']._serialized_end=905
+  _globals['_RESTOREPOLICYRESPONSE']._serialized_start=907
+  _globals['_RESTOREPOLICYRESPONSE']._serialized_end=962
+  _globals['_EXPLAINREQUEST']._serialized_start=964
+  _globals['_EXPLAINREQUEST']._serialized_end=1037
+  _globals['_EXPLAINRESPONSE']._serialized_start=1039
+  _globals['_EXPLAINRESPONSE']._serialized_end=1129
+  _globals['_EXPLAINEDRULE']._serialized_start=1131
+  _globals['_EXPLAINEDRULE']._serialized_end=1192
+  _globals['_POLICYSERVICE']._serialized_start=1195
+  _globals['_POLICYSERVICE']._serialized_end=1612
 # @@protoc_insertion_point(module_scope)

@@ -45,6 +45,16 @@ class PolicyServiceStub:
                 request_serializer=broker_dot_v1_dot_policy__pb2.ApplyPolicyRequest.SerializeToString,
                 response_deserializer=broker_dot_v1_dot_policy__pb2.ApplyPolicyResponse.FromString,
                 _registered_method=True)
+        self.ListPolicyVersions = channel.unary_unary(
+                '/broker.v1.PolicyService/ListPolicyVersions',
+                request_serializer=broker_dot_v1_dot_policy__pb2.ListPolicyVersionsRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_policy__pb2.ListPolicyVersionsResponse.FromString,
+                _registered_method=True)
+        self.RestorePolicy = channel.unary_unary(
+                '/broker.v1.PolicyService/RestorePolicy',
+                request_serializer=broker_dot_v1_dot_policy__pb2.RestorePolicyRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_policy__pb2.RestorePolicyResponse.FromString,
+                _registered_method=True)
         self.Explain = channel.unary_unary(
                 '/broker.v1.PolicyService/Explain',
                 request_serializer=broker_dot_v1_dot_policy__pb2.ExplainRequest.SerializeToString,
@@ -57,7 +67,8 @@ class PolicyServiceServicer:
     """
 
     def ShowPolicy(self, request, context):
-        """Returns the policy in force. Roles: admin, auditor.
+        """Returns the policy in force, or as it was at an earlier version. Roles:
+        admin, auditor.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -65,6 +76,22 @@ class PolicyServiceServicer:
 
     def ApplyPolicy(self, request, context):
         """Replaces the policy. Role: admin.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPolicyVersions(self, request, context):
+        """Lists the policies that were ever applied, the newest first. None is ever
+        dropped. Roles: admin, auditor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestorePolicy(self, request, context):
+        """Applies the document of an earlier version again, as a new version, with
+        every check of ApplyPolicy. Role: admin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,6 +117,16 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.ApplyPolicy,
                     request_deserializer=broker_dot_v1_dot_policy__pb2.ApplyPolicyRequest.FromString,
                     response_serializer=broker_dot_v1_dot_policy__pb2.ApplyPolicyResponse.SerializeToString,
+            ),
+            'ListPolicyVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPolicyVersions,
+                    request_deserializer=broker_dot_v1_dot_policy__pb2.ListPolicyVersionsRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_policy__pb2.ListPolicyVersionsResponse.SerializeToString,
+            ),
+            'RestorePolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestorePolicy,
+                    request_deserializer=broker_dot_v1_dot_policy__pb2.RestorePolicyRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_policy__pb2.RestorePolicyResponse.SerializeToString,
             ),
             'Explain': grpc.unary_unary_rpc_method_handler(
                     servicer.Explain,
@@ -152,6 +189,60 @@ class PolicyService:
             '/broker.v1.PolicyService/ApplyPolicy',
             broker_dot_v1_dot_policy__pb2.ApplyPolicyRequest.SerializeToString,
             broker_dot_v1_dot_policy__pb2.ApplyPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPolicyVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/broker.v1.PolicyService/ListPolicyVersions',
+            broker_dot_v1_dot_policy__pb2.ListPolicyVersionsRequest.SerializeToString,
+            broker_dot_v1_dot_policy__pb2.ListPolicyVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestorePolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/broker.v1.PolicyService/RestorePolicy',
+            broker_dot_v1_dot_policy__pb2.RestorePolicyRequest.SerializeToString,
+            broker_dot_v1_dot_policy__pb2.RestorePolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,18 +50,22 @@ def make_at(home: Home, revision: str) -> None:
             )
         connection.exec_driver_sql("INSERT INTO head VALUES (0, '0123456789abcdef0123456789abcdef', 3, 1)")
         connection.exec_driver_sql(
+            "INSERT INTO policies (version, idx, document, \"by\", at_ms) VALUES (1, 1, 'a policy', 'ops', 1780272001000)"
+        )
+        connection.exec_driver_sql(
             "INSERT INTO revocations (idx, selector, reason, by, at_ms, keep_until_ms) VALUES "
             "(1, '[[2,\"acme\"]]', 'a test', 'spiffe://lab.example/ops', 1780272001000, 4102444800000)"
         )
     engine.dispose()
 
 
-@pytest.mark.parametrize("revision", ["0001"])
+@pytest.mark.parametrize("revision", ["0001", "0002"])
 def test_p11_an_older_store_is_migrated_and_its_ledger_is_the_same(home: Home, revision: str) -> None:
     make_at(home, revision)
     store = home.open()
     assert everything(store) == ENTRIES
     assert [str(record.selector) for record in store.revocations(0, 10)] == [str(Selector.of(partner="acme"))]
+    assert [(one.version, one.by, one.reason) for one in store.history.applied(None, 10)] == [(1, "ops", "")]
     assert store.proofs.completion(1) is None
     assert list(store.proofs.awaited()) == []
     assert list(store.roster.known(None)) == []

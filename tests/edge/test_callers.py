@@ -110,6 +110,8 @@ MAY = {
     "FeedService/Listen": {"verifier"},
     "PolicyService/ShowPolicy": {"admin", "auditor"},
     "PolicyService/ApplyPolicy": {"admin"},
+    "PolicyService/ListPolicyVersions": {"admin", "auditor"},
+    "PolicyService/RestorePolicy": {"admin"},
     "PolicyService/Explain": {"harness", "admin", "auditor"},
     "StatusService/GetStatus": {"admin", "auditor"},
     "StatusService/ListVerifiers": {"admin", "auditor"},
@@ -160,6 +162,12 @@ CALLS = {
     "PolicyService/ShowPolicy": lambda s, n: s.policies(n).ShowPolicy(policy_pb2.ShowPolicyRequest()),
     "PolicyService/ApplyPolicy": lambda s, n: s.policies(n).ApplyPolicy(
         policy_pb2.ApplyPolicyRequest(request_id=request_id(), document=POLICY)
+    ),
+    "PolicyService/ListPolicyVersions": lambda s, n: s.policies(n).ListPolicyVersions(
+        policy_pb2.ListPolicyVersionsRequest()
+    ),
+    "PolicyService/RestorePolicy": lambda s, n: s.policies(n).RestorePolicy(
+        policy_pb2.RestorePolicyRequest(request_id=request_id(), version=1, reason="x")
     ),
     "PolicyService/Explain": lambda s, n: s.policies(n).Explain(
         policy_pb2.ExplainRequest(spec=spec(), environment="acme-ci")
@@ -219,6 +227,7 @@ EMPTY = {
     "DrillService/Drill": drills_pb2.DrillRequest(),
     "DrillService/ScheduleDrills": drills_pb2.ScheduleDrillsRequest(),
     "PolicyService/ApplyPolicy": policy_pb2.ApplyPolicyRequest(),
+    "PolicyService/RestorePolicy": policy_pb2.RestorePolicyRequest(),
     "PolicyService/Explain": policy_pb2.ExplainRequest(),
 }
 STREAMS = {"Revoke", "RevokeTokens", "Drill"}
@@ -326,6 +335,14 @@ def test_b20_a_caller_of_one_partner_can_neither_act_for_nor_see_another(served)
         "PolicyService/ShowPolicy": [lambda s: s.policies("globex").ShowPolicy(policy_pb2.ShowPolicyRequest())],
         "PolicyService/ApplyPolicy": [
             lambda s: s.policies("globex").ApplyPolicy(policy_pb2.ApplyPolicyRequest(request_id=rid(), document=POLICY))
+        ],
+        "PolicyService/ListPolicyVersions": [
+            lambda s: s.policies("globex").ListPolicyVersions(policy_pb2.ListPolicyVersionsRequest())
+        ],
+        "PolicyService/RestorePolicy": [
+            lambda s: s.policies("globex").RestorePolicy(
+                policy_pb2.RestorePolicyRequest(request_id=rid(), version=1, reason="x")
+            )
         ],
         "PolicyService/Explain": [
             lambda s, each=each: s.policies("globex").Explain(

@@ -4,9 +4,11 @@ import json
 import re
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from broker.adapters import policy_yaml
 from broker.adapters.policy_file import load_policy
 from broker.adapters.policy_meaning import MAX_TTL_S
 from broker.adapters.policy_yaml import MAX_BYTES, MAX_PROBLEMS
@@ -424,6 +426,45 @@ def test_the_largest_token_that_a_policy_allows_is_one_that_verifiers_read():
 @given(st.one_of(st.text(max_size=200), st.binary(max_size=200).map(lambda data: data.decode("latin-1"))))
 def test_p7_any_text_is_a_list_of_problems_and_never_another_exception(text):
     assert problems_told(text)
+
+
+PIECES = [
+    "a",
+    "b",
+    "no",
+    "1",
+    "'x'",
+    '"y"',
+    ": ",
+    ":",
+    "- ",
+    "\n",
+    "\n  ",
+    "\n    ",
+    "{",
+    "}",
+    "[",
+    "]",
+    ", ",
+    "#",
+    "|",
+    ">",
+    "? ",
+]
+
+
+@pytest.mark.skipif(not yaml.__with_libyaml__, reason="this PyYAML has no libyaml")
+@settings(max_examples=400)
+@given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join) | st.just(GOOD))
+def test_libyaml_reads_no_other_value_and_no_other_line_than_the_loader_in_python(text):
+    """It lets in a few odd spellings more, as `{a? }`; what both let in means the same."""
+    read = []
+    for loader in (yaml.CSafeLoader, yaml.SafeLoader):
+        try:
+            read.append(policy_yaml._built(policy_yaml._root(text, loader), "p.yaml"))
+        except (yaml.YAMLError, ConfigInvalid):
+            return
+    assert read[0] == read[1]
 
 
 def problems_told(text):

@@ -75,9 +75,11 @@ def apply(connection: Connection, effect: Effect, indices: range, version: int) 
     """Change the state as of the write's `indices`; return whether the policy version must move (to `version` + 1)."""
     index = indices.start
     match effect:
-        case PolicyReplaced(document, by, at):
+        case PolicyReplaced(document, by, at, reason):
             connection.execute(
-                insert(policies).values(version=version + 1, idx=index, document=document, by=by, at_ms=ms(at))
+                insert(policies).values(
+                    version=version + 1, idx=index, document=document, by=by, at_ms=ms(at), reason=reason
+                )
             )
             return True
         case RevocationAdded():

@@ -52,6 +52,7 @@ policies = Table(
     Column("document", Text, nullable=False),
     Column("by", Text, nullable=False),
     Column("at_ms", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False, server_default=""),
 )
 
 blocks = Table(

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, delete, func, insert, or_, select, te
 from broker.adapters.sql.engine import SqliteFile, for_writing, make_engine, reading
 from broker.adapters.sql.failing import LastFailure, engine_errors
 from broker.adapters.sql.headroom import Headroom
+from broker.adapters.sql.history import SqlPolicyHistory
 from broker.adapters.sql.instants import instant, ms
 from broker.adapters.sql.listener import Listener
 from broker.adapters.sql.proofs import SqlProofs
@@ -81,6 +82,8 @@ class SqlLedger:
         """The Proofs port, on the same store."""
         self.roster = SqlRoster(self._reading, engine)
         """The Roster port, on the same store."""
+        self.history = SqlPolicyHistory(self._reading)
+        """The PolicyHistory port, on the same store."""
         self._writer = Writer(
             engine,
             clock,
@@ -149,6 +152,7 @@ class SqlLedger:
                 instant(newest.at_ms) if newest else None,
                 set_blocks,
                 frozenset(keys),
+                newest.reason if newest else "",
             )
 
     def version_applied_at(self, index: int) -> int:

@@ -5,28 +5,34 @@ from pathlib import Path
 
 import click
 
-from broker.edge.cli.command import Command, Group, Session, answers, calls_broker, request_id_option
+from broker.edge.cli.command import Command, Group, Session, answers, calls_broker, reason_option, request_id_option
 from broker.edge.cli.context import Context
-from broker.edge.cli.output import Output, instant, plain
+from broker.edge.cli.output import Output, instant, plain, table
 from broker.edge.cli.problems import Unusable
 from broker.errors import ConfigInvalid, Invalid
 from broker.v1 import policy_pb2
 
 MAX_DOCUMENT_BYTES = 1 << 20
+VERSION_KEYS = "version, index, by, applied_at, reason"
 Validate = Callable[[str, str], list[str]]
 """Takes a policy document and the name of its source; returns what is wrong with it."""
 
 _DOCUMENT = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
+_VERSION = click.IntRange(min=0, max=2**63 - 1)
+_expected_version_option = click.option(
+    "--expected-version", type=_VERSION, help="Refuse unless this version is in force."
+)
 
 
 def policy_group(validate: Validate | None) -> click.Group:
     """Return `broker policy`; without `validate` it lacks that command, the only one that needs no broker."""
     group = Group(
         "policy",
-        help="Validate, apply and show the policy.",
-        examples=["broker policy validate policy.yaml && broker policy apply policy.yaml"],
+        help="Validate, apply, show and restore the policy.",
+        examples=['broker policy validate policy.yaml && broker policy apply policy.yaml --reason "globex joins"'],
     )
-    for command in (*([_validate_command(validate)] if validate is not None else []), apply, show):
+    offline = [_validate_command(validate)] if validate is not None else []
+    for command in (*offline, apply, show, versions, restore):
         group.add_command(command)
     return group
 
@@ -57,24 +63,28 @@ def _validate_command(validate: Validate) -> click.Command:
 @click.command(
     "apply",
     cls=Command,
-    examples=["broker policy apply policy.yaml", "broker policy apply policy.yaml --expected-version 7 -o json"],
+    examples=[
+        'broker policy apply policy.yaml --reason "globex joins"',
+        'broker policy apply policy.yaml --reason "globex joins" --expected-version 7 -o json',
+    ],
     keys="version, index, request_id.",
 )
 @click.argument("file", type=_DOCUMENT)
-@click.option(
-    "--expected-version", type=click.IntRange(min=0, max=2**63), help="Refuse unless this version is in force."
-)
+@_expected_version_option
+@reason_option
 @request_id_option
 @calls_broker()
-def apply(session: Session, *, file: Path, expected_version: int | None, request_id: str) -> None:
-    """Replace the policy in force by a file."""
+def apply(session: Session, *, file: Path, expected_version: int | None, reason: str, request_id: str) -> None:
+    """Replace the policy in force by a file. Every version is kept, with author and reason."""
     request = policy_pb2.ApplyPolicyRequest(
-        request_id=request_id, document=_document(file), expected_version=expected_version
+        request_id=request_id, document=_document(file), expected_version=expected_version, reason=reason
     )
     with session.settings.connect(Context.for_admin) as broker:
         try:
             answer: policy_pb2.ApplyPolicyResponse = broker.call(broker.policy.ApplyPolicy, request)
         except Invalid as bad:
+            if bad.field == "reason":
+                raise
             # The command line was right, the file was not.
             raise ConfigInvalid(str(file), (bad.problem,)) from bad
     session.output.show(
@@ -86,19 +96,87 @@ def apply(session: Session, *, file: Path, expected_version: int | None, request
 @click.command(
     "show",
     cls=Command,
-    examples=["broker policy show > policy.yaml", "broker policy show -o json | jq .version"],
-    keys="version, by, applied_at (null before the first), document.",
+    examples=["broker policy show > policy.yaml", "broker policy show --version 7 -o json | jq -r .reason"],
+    keys="version, by, applied_at (null before the first), document, reason, applied_version.",
 )
+@click.option("--version", type=_VERSION, help="The policy that was in force then. Default: now.")
 @calls_broker()
-def show(session: Session) -> None:
-    """Print the policy in force, as it was applied."""
+def show(session: Session, *, version: int | None) -> None:
+    """Print the policy in force, or an earlier one, as it was applied."""
+    request = policy_pb2.ShowPolicyRequest(version=version)
     with session.settings.connect(Context.for_admin) as broker:
-        answer: policy_pb2.ShowPolicyResponse = broker.call(broker.policy.ShowPolicy, policy_pb2.ShowPolicyRequest())
+        answer: policy_pb2.ShowPolicyResponse = broker.call(broker.policy.ShowPolicy, request)
     applied_at = instant(answer.applied_at) if answer.HasField("applied_at") else None
-    result = {"version": answer.version, "by": answer.by, "applied_at": applied_at, "document": answer.document}
+    result = {
+        "version": answer.version,
+        "by": answer.by,
+        "applied_at": applied_at,
+        "document": answer.document,
+        "reason": answer.reason,
+        "applied_version": answer.applied_version,
+    }
     if not answer.document:
         session.output.note("no policy was applied: nothing is allowed; see: broker policy apply --help")
     session.output.show(result, answer.document.removesuffix("\n"))
+
+
+@click.command(
+    "versions",
+    cls=Command,
+    examples=["broker policy versions", "broker policy versions --limit 10 --below 7 -o json"],
+    keys=f"versions: [{VERSION_KEYS}], the newest first; more (there are older ones).",
+)
+@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="At most so many.")
+@click.option("--below", type=_VERSION, help="Only versions below this one.")
+@calls_broker()
+def versions(session: Session, *, limit: int, below: int | None) -> None:
+    """List the policies that were ever applied, the newest first, with author and reason."""
+    request = policy_pb2.ListPolicyVersionsRequest(limit=limit, below=below)
+    with session.settings.connect(Context.for_admin) as broker:
+        answer: policy_pb2.ListPolicyVersionsResponse = broker.call(broker.policy.ListPolicyVersions, request)
+    rows = [
+        {
+            "version": one.version,
+            "index": one.index,
+            "by": one.by,
+            "applied_at": instant(one.applied_at),
+            "reason": one.reason,
+        }
+        for one in answer.versions
+    ]
+    if answer.more:
+        session.output.note(f"there are older ones: broker policy versions --below {answer.versions[-1].version}")
+    session.output.show(
+        {"versions": rows, "more": answer.more},
+        table(["VERSION", "INDEX", "BY", "APPLIED", "REASON"], [tuple(row.values()) for row in rows]),
+    )
+
+
+@click.command(
+    "restore",
+    cls=Command,
+    examples=[
+        'broker policy restore 7 --reason "version 8 locked globex out"',
+        'broker policy restore 7 --reason "a slip" --expected-version 8 -o json',
+    ],
+    keys="version, index, restored, request_id.",
+)
+@click.argument("version", type=_VERSION)
+@_expected_version_option
+@reason_option
+@request_id_option
+@calls_broker()
+def restore(session: Session, *, version: int, expected_version: int | None, reason: str, request_id: str) -> None:
+    """Apply the policy of an earlier version again, as a new version. No block is lifted, no token revived."""
+    request = policy_pb2.RestorePolicyRequest(
+        request_id=request_id, version=version, expected_version=expected_version, reason=reason
+    )
+    with session.settings.connect(Context.for_admin) as broker:
+        answer: policy_pb2.RestorePolicyResponse = broker.call(broker.policy.RestorePolicy, request)
+    session.output.show(
+        {"version": answer.version, "index": answer.index, "restored": version, "request_id": request_id},
+        f"policy version {answer.version} is in force, at index {answer.index}: that of version {version} again",
+    )
 
 
 def _document(file: Path) -> str:

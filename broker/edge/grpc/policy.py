@@ -6,31 +6,73 @@ from grpc.aio import ServicerContext
 
 from broker.domain.policy import Role
 from broker.edge.grpc.outermost import CALLER
-from broker.edge.grpc.translate import ask, request_key, timestamp
+from broker.edge.grpc.translate import ask, limit, request_key, timestamp
 from broker.service.apply_policy import ApplyPolicy
 from broker.service.explain import Explain
+from broker.service.policy_versions import PolicyVersions
 from broker.v1 import policy_pb2, policy_pb2_grpc
 
 
 class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
-    """Shows, applies and explains."""
+    """Shows, applies, restores and explains."""
 
-    def __init__(self, apply: ApplyPolicy, explain: Explain) -> None:
+    def __init__(self, apply: ApplyPolicy, versions: PolicyVersions, explain: Explain) -> None:
         self._apply = apply
+        self._versions = versions
         self._explain = explain
 
     async def ShowPolicy(
         self, request: policy_pb2.ShowPolicyRequest, context: ServicerContext
     ) -> policy_pb2.ShowPolicyResponse:
-        """Show what is in force."""
-        del request, context
-        in_force = await asyncio.to_thread(self._apply.show, CALLER.get())
+        """Show what is in force, or was."""
+        del context
+        version = request.version if request.HasField("version") else None
+        shown = await asyncio.to_thread(self._versions.show, CALLER.get(), version)
+        if shown.kept is None:
+            return policy_pb2.ShowPolicyResponse(version=shown.version)
+        applied = shown.kept.applied
         return policy_pb2.ShowPolicyResponse(
-            version=max(in_force.version, 0),
-            document=in_force.document,
-            by=in_force.by,
-            applied_at=timestamp(in_force.applied_at) if in_force.applied_at else None,
+            version=shown.version,
+            document=shown.kept.document,
+            by=applied.by,
+            applied_at=timestamp(applied.at),
+            reason=applied.reason,
+            applied_version=applied.version,
         )
+
+    async def ListPolicyVersions(
+        self, request: policy_pb2.ListPolicyVersionsRequest, context: ServicerContext
+    ) -> policy_pb2.ListPolicyVersionsResponse:
+        """List what was ever applied."""
+        del context
+        most = limit(request.limit)
+        below = request.below if request.HasField("below") else None
+        applied = await asyncio.to_thread(self._versions.listed, CALLER.get(), below, most + 1)
+        return policy_pb2.ListPolicyVersionsResponse(
+            versions=[
+                policy_pb2.PolicyVersion(
+                    version=one.version, index=one.index, by=one.by, applied_at=timestamp(one.at), reason=one.reason
+                )
+                for one in applied[:most]
+            ],
+            more=len(applied) > most,
+        )
+
+    async def RestorePolicy(
+        self, request: policy_pb2.RestorePolicyRequest, context: ServicerContext
+    ) -> policy_pb2.RestorePolicyResponse:
+        """Apply an earlier one again."""
+        del context
+        caller = CALLER.get()
+        version, index = await asyncio.to_thread(
+            self._versions.restore,
+            caller,
+            request.version,
+            reason=request.reason,
+            expected_version=request.expected_version if request.HasField("expected_version") else None,
+            request=request_key(caller, request),
+        )
+        return policy_pb2.RestorePolicyResponse(version=version, index=index)
 
     async def ApplyPolicy(
         self, request: policy_pb2.ApplyPolicyRequest, context: ServicerContext
@@ -44,6 +86,7 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
             request.document,
             expected_version=request.expected_version if request.HasField("expected_version") else None,
             request=request_key(caller, request),
+            reason=request.reason,
         )
         return policy_pb2.ApplyPolicyResponse(version=version, index=index)
 

@@ -5,12 +5,18 @@ from pathlib import Path
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from broker.errors import ConfigInvalid, Forbidden, Invalid, PolicyMoved
+from broker.errors import ConfigInvalid, Forbidden, Invalid, NotFound, PolicyMoved
 from broker.v1 import policy_pb2
 from tests.edge.cli.conftest import Program
 from tests.edge.cli.served import Served
 
 DOCUMENT = "realms: {}\npartners: {}\n"
+
+WHY = ("--reason", "globex joins")
+
+
+def why(command: str) -> tuple[str, ...]:
+    return WHY if command == "apply" else ()
 
 
 @pytest.fixture
@@ -52,8 +58,8 @@ def test_a_policy_can_come_by_stdin(bare: Program) -> None:
 
 @pytest.mark.parametrize("command", ["validate", "apply"])
 def test_a_file_that_is_not_there_is_a_usage_error(broker: Program, tmp_path: Path, command: str) -> None:
-    assert broker("policy", command, str(tmp_path / "none.yaml")).exit_code == 2
-    assert broker("policy", command, str(tmp_path)).exit_code == 2
+    assert broker("policy", command, str(tmp_path / "none.yaml"), *why(command)).exit_code == 2
+    assert broker("policy", command, str(tmp_path), *why(command)).exit_code == 2
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"x" * ((1 << 20) + 1)])
@@ -63,7 +69,7 @@ def test_a_file_that_can_be_no_policy_is_refused(
 ) -> None:
     path = tmp_path / "policy.yaml"
     path.write_bytes(content)
-    code, error = broker.error("policy", command, str(path))
+    code, error = broker.error("policy", command, str(path), *why(command))
     assert (code, error["reason"]) == (1, "FILE")
     assert "policy.yaml" in error["message"]
     assert served.calls == []
@@ -71,25 +77,26 @@ def test_a_file_that_can_be_no_policy_is_refused(
 
 def test_a_policy_is_applied_as_it_is(broker: Program, served: Served, file: Path) -> None:
     served.answers["ApplyPolicy"] = policy_pb2.ApplyPolicyResponse(version=8, index=90)
-    answer = broker.json("policy", "apply", str(file))
+    answer = broker.json("policy", "apply", str(file), *WHY)
     assert list(answer) == ["version", "index", "request_id"]
     assert (answer["version"], answer["index"]) == (8, 90)
     assert served.last.request.document == DOCUMENT
+    assert served.last.request.reason == "globex joins"
     assert not served.last.request.HasField("expected_version")
-    assert "version 8 is in force" in broker("policy", "apply", str(file)).stdout
+    assert "version 8 is in force" in broker("policy", "apply", str(file), *WHY).stdout
 
 
 @pytest.mark.parametrize("version", [0, 7])
 def test_an_expected_version_is_sent(broker: Program, served: Served, file: Path, version: int) -> None:
     served.answers["ApplyPolicy"] = policy_pb2.ApplyPolicyResponse(version=8, index=90)
-    assert broker("policy", "apply", str(file), "--expected-version", str(version)).exit_code == 0
+    assert broker("policy", "apply", str(file), *WHY, "--expected-version", str(version)).exit_code == 0
     assert served.last.request.HasField("expected_version")
     assert served.last.request.expected_version == version
 
 
 def test_a_policy_that_moved_is_a_failure(broker: Program, served: Served, file: Path) -> None:
     served.answers["ApplyPolicy"] = PolicyMoved("the policy is at version 8")
-    assert broker("policy", "apply", str(file), "--expected-version", "7").exit_code == 1
+    assert broker("policy", "apply", str(file), *WHY, "--expected-version", "7").exit_code == 1
 
 
 @pytest.mark.parametrize(
@@ -99,7 +106,7 @@ def test_a_policy_that_the_broker_refuses_is_a_failure_and_no_usage_error(
     broker: Program, served: Served, file: Path, failure: Exception
 ) -> None:
     served.answers["ApplyPolicy"] = failure
-    code, error = broker.error("policy", "apply", str(file))
+    code, error = broker.error("policy", "apply", str(file), *WHY)
     assert (code, error["reason"]) == (1, "INVALID")
     assert "policy.yaml" in error["message"]
     assert "bad" in error["message"]
@@ -107,12 +114,17 @@ def test_a_policy_that_the_broker_refuses_is_a_failure_and_no_usage_error(
 
 def test_who_may_not_apply_is_denied(broker: Program, served: Served, file: Path) -> None:
     served.answers["ApplyPolicy"] = Forbidden("this needs the role admin")
-    assert broker("policy", "apply", str(file), "--as", "acme-ci").exit_code == 3
+    assert broker("policy", "apply", str(file), *WHY, "--as", "acme-ci").exit_code == 3
 
 
 def test_the_policy_is_shown_as_it_was_applied(broker: Program, served: Served) -> None:
     served.answers["ShowPolicy"] = policy_pb2.ShowPolicyResponse(
-        version=8, document=DOCUMENT, by="admin", applied_at=Timestamp(seconds=1_800_000_000)
+        version=8,
+        document=DOCUMENT,
+        by="admin",
+        applied_at=Timestamp(seconds=1_800_000_000),
+        reason="globex joins",
+        applied_version=7,
     )
     assert broker("policy", "show").stdout == DOCUMENT
     assert broker.json("policy", "show") == {
@@ -120,7 +132,10 @@ def test_the_policy_is_shown_as_it_was_applied(broker: Program, served: Served) 
         "by": "admin",
         "applied_at": "2027-01-15T08:00:00Z",
         "document": DOCUMENT,
+        "reason": "globex joins",
+        "applied_version": 7,
     }
+    assert not served.last.request.HasField("version")
 
 
 def test_no_policy_is_told(broker: Program, served: Served) -> None:
@@ -129,3 +144,45 @@ def test_no_policy_is_told(broker: Program, served: Served) -> None:
     assert result.stdout == "\n"
     assert "nothing is allowed" in result.stderr
     assert broker.json("policy", "show")["applied_at"] is None
+
+
+def test_an_earlier_policy_is_asked_for_by_its_version(broker: Program, served: Served) -> None:
+    served.answers["ShowPolicy"] = policy_pb2.ShowPolicyResponse(version=0, document=DOCUMENT)
+    assert broker("policy", "show", "--version", "0").stdout == DOCUMENT
+    assert served.last.request.HasField("version")
+    assert served.last.request.version == 0
+    served.answers["ShowPolicy"] = NotFound("there is no policy version 9", hint="the newest is 8")
+    assert broker.error("policy", "show", "--version", "9")[1]["hint"] == "the newest is 8"
+
+
+def test_versions_are_listed_with_author_and_reason(broker: Program, served: Served) -> None:
+    one = policy_pb2.PolicyVersion(
+        version=7, index=90, by="spiffe://lab/ops", applied_at=Timestamp(seconds=1_800_000_000), reason="x\x1b[2J"
+    )
+    served.answers["ListPolicyVersions"] = policy_pb2.ListPolicyVersionsResponse(versions=[one], more=True)
+    answer = broker.json("policy", "versions", "--limit", "1", "--below", "8")
+    assert (served.last.request.limit, served.last.request.below) == (1, 8)
+    assert answer["more"] is True
+    assert answer["versions"][0]["by"] == "spiffe://lab/ops"
+    assert answer["versions"][0]["applied_at"] == "2027-01-15T08:00:00Z"
+    result = broker("policy", "versions")
+    assert "\x1b[2J" not in result.stdout
+    assert "broker policy versions --below 7" in result.stderr
+
+
+def test_a_restore_sends_version_and_reason(broker: Program, served: Served) -> None:
+    served.answers["RestorePolicy"] = policy_pb2.RestorePolicyResponse(version=9, index=91)
+    answer = broker.json("policy", "restore", "7", *WHY, "--expected-version", "8")
+    assert (answer["version"], answer["restored"]) == (9, 7)
+    sent = served.last.request
+    assert (sent.version, sent.reason, sent.expected_version) == (7, "globex joins", 8)
+    assert "that of version 7 again" in broker("policy", "restore", "7", *WHY).stdout
+
+
+def test_a_reason_that_the_broker_refuses_is_no_problem_of_the_file(
+    broker: Program, served: Served, file: Path
+) -> None:
+    served.answers["ApplyPolicy"] = Invalid("reason", "has control characters", hint="use one line of plain text")
+    code, error = broker.error("policy", "apply", str(file), *WHY)
+    assert (code, error["reason"]) == (2, "INVALID")
+    assert "policy.yaml" not in error["message"]

@@ -29,8 +29,8 @@ def test_nobody_but_an_admin_applies_a_policy(world, role):
 @pytest.mark.parametrize("role", [Role.HARNESS, Role.VERIFIER])
 def test_nobody_but_admin_and_auditor_sees_the_policy(world, role):
     with pytest.raises(Forbidden):
-        world.apply_policy.show(Caller("spiffe://x.y/z", role, "acme"))
-    assert world.apply_policy.show(Caller("spiffe://x.y/z", Role.AUDITOR)).document == POLICY
+        world.versions.show(Caller("spiffe://x.y/z", role, "acme"), None)
+    assert world.versions.show(Caller("spiffe://x.y/z", Role.AUDITOR), None).kept.document == POLICY
 
 
 def test_applying_is_one_entry_and_moves_the_version(world):

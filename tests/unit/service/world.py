@@ -14,6 +14,7 @@ from broker.service.calling import Caller, CertificateProof, identify
 from broker.service.explain import Explain
 from broker.service.metering import Unmetered
 from broker.service.policies import Policies
+from broker.service.policy_versions import PolicyVersions
 from broker.service.ports import RequestKey
 from broker.service.revoke import Reinstate, Revocations, Revoke
 from broker.service.runs import RunModels, Runs
@@ -22,6 +23,10 @@ from tests.served import ADMIN
 
 MAX_TTL_S = 86_400
 OPS = Caller(ADMIN, Role.ADMIN)
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def request(contents: str = "", *, principal: str = ADMIN, request_id: str = "") -> RequestKey:
@@ -35,6 +40,7 @@ class World:
     policies: Policies
     revocations: Revocations
     apply_policy: ApplyPolicy
+    versions: PolicyVersions
     revoke: Revoke
     reinstate: Reinstate
     runs: Runs
@@ -56,8 +62,10 @@ class World:
     def size(self) -> int:
         return self.ledger.head().size
 
-    def apply(self, document: str, *, expected_version: int | None = None) -> tuple[int, int]:
-        return self.apply_policy(OPS, document, expected_version=expected_version, request=request(document))
+    def apply(self, document: str, *, expected_version: int | None = None, reason: str = "") -> tuple[int, int]:
+        return self.apply_policy(
+            OPS, document, expected_version=expected_version, request=request(document), reason=reason
+        )
 
     def open_run(self, caller: Caller, *models: str):
         return self.runs.open(
@@ -75,19 +83,14 @@ def make_world(folder: Path) -> World:
     ledger = open_store(f"sqlite:///{folder / 'ledger.db'}", clock, headroom_bytes=1 << 20)
     policies = Policies(ledger, load_policy, max_ttl_s=MAX_TTL_S)
     revocations = Revocations(clock, timedelta(seconds=MAX_TTL_S))
+    apply = ApplyPolicy(ledger, policies, clock, load_policy, digest=digest, max_ttl_s=MAX_TTL_S)
     return World(
         ledger,
         clock,
         policies,
         revocations,
-        ApplyPolicy(
-            ledger,
-            policies,
-            clock,
-            load_policy,
-            digest=lambda data: hashlib.sha256(data).hexdigest(),
-            max_ttl_s=MAX_TTL_S,
-        ),
+        apply,
+        PolicyVersions(ledger, ledger.history, policies, apply, digest=digest),
         Revoke(ledger, policies, revocations, Unmetered()),
         Reinstate(ledger, policies, clock),
         Runs(ledger, policies, clock, revocations, new_id=lambda: secrets.token_urlsafe(16)),
