@@ -3,8 +3,7 @@
 import grpc
 import pytest
 
-from broker.errors import Invalid
-from broker.sdk import Client, Spec
+from broker.sdk import Client
 from tests.served import Served
 
 

@@ -138,7 +138,6 @@ def test_every_example_parses(example: str, tmp_path: Path, monkeypatch: pytest.
         ("token", "mint", *SPEC[2:]),
         ("token", "mint", *SPEC[:2], *SPEC[4:]),
         ("token", "mint", *SPEC[:6]),
-        ("token", "mint", *SPEC, "--workload", "ci"),
         ("token", "mint", *SPEC, "--run", ""),
         ("token", "mint", *SPEC, "--test", ""),
         ("token", "mint", *SPEC, "--request-id", ""),
