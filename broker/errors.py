@@ -69,6 +69,14 @@ class Forbidden(Failure):
     reason = "FORBIDDEN"
 
 
+class IssuerUnavailable(Failure):
+    """An identity provider cannot be asked, or what it answers cannot be used; nothing that needs it is decided."""
+
+    reason = "ISSUER_UNAVAILABLE"
+    retry_after_s = 2.0
+    default_hint = "retry; what other providers vouch for goes on meanwhile"
+
+
 class NotGranted(Failure):
     """No grant covers what was asked."""
 

@@ -42,6 +42,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_NAME_IN_USE: _ClassVar[ErrorReason]
     ERROR_REASON_LEDGER_FORKED: _ClassVar[ErrorReason]
     ERROR_REASON_NOT_PROVEN: _ClassVar[ErrorReason]
+    ERROR_REASON_ISSUER_UNAVAILABLE: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_INVALID: ErrorReason
 ERROR_REASON_UNAUTHENTICATED: ErrorReason
@@ -78,3 +79,4 @@ ERROR_REASON_FRAME_FORKED: ErrorReason
 ERROR_REASON_NAME_IN_USE: ErrorReason
 ERROR_REASON_LEDGER_FORKED: ErrorReason
 ERROR_REASON_NOT_PROVEN: ErrorReason
+ERROR_REASON_ISSUER_UNAVAILABLE: ErrorReason

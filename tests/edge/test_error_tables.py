@@ -42,6 +42,7 @@ EXIT_CODES = {
     "ConfigInvalid": FAILED,
     "Unauthenticated": FAILED,
     "Forbidden": DENIED,
+    "IssuerUnavailable": FAILED,
     "NotGranted": DENIED,
     "Blocked": DENIED,
     "NotFound": FAILED,

@@ -20,6 +20,7 @@ CODES: Mapping[type[errors.Failure], grpc.StatusCode] = {
     errors.ConfigInvalid: grpc.StatusCode.INVALID_ARGUMENT,
     errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     errors.Forbidden: grpc.StatusCode.PERMISSION_DENIED,
+    errors.IssuerUnavailable: grpc.StatusCode.UNAVAILABLE,
     errors.NotGranted: grpc.StatusCode.PERMISSION_DENIED,
     errors.Blocked: grpc.StatusCode.PERMISSION_DENIED,
     errors.NotFound: grpc.StatusCode.NOT_FOUND,
