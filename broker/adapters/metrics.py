@@ -18,6 +18,13 @@ class PrometheusMeter:
         self._denied = Counter(
             "calls_denied", "Calls that were refused.", ["reason"], namespace="broker", registry=self.registry
         )
+        self._would_deny = Counter(
+            "would_deny",
+            "What a grant in mode audit allowed, and would have denied.",
+            ["grant", "rule"],
+            namespace="broker",
+            registry=self.registry,
+        )
         self._revoked = Counter(
             "revocations", "Revocations committed.", ["dimensions"], namespace="broker", registry=self.registry
         )
@@ -103,6 +110,10 @@ class PrometheusMeter:
     def denied(self, reason: str) -> None:
         """As the port says."""
         self._denied.labels(reason).inc()
+
+    def would_deny(self, grant: str, rule: str) -> None:
+        """As the port says."""
+        self._would_deny.labels(grant, rule).inc()
 
     def revoked(self, dimensions: str) -> None:
         """As the port says."""

@@ -64,15 +64,14 @@ def decide(ask: Ask, policy: Policy, blocks: Mapping[Selector, int]) -> Allowed 
     return Denied(Reason(NOT_GRANTED, "default", _no_grant(ask)))
 
 
-def over_limit(grants: Sequence[str], policy: Policy) -> Reason | None:
-    """Return why tokens of these grants, one for each name, may not be minted at once, or None."""
-    counts = Counter(grants)
-    for grant in policy.grants:
-        most = grant.limits.batch
-        if most is not None and counts[grant.id] > most:
-            detail = f"{counts[grant.id]} tokens at once, grant {grant.id} allows {most}"
-            return Reason(LIMIT_REACHED, f"grant {grant.id}", detail)
-    return None
+def over_limit(grants: Sequence[str], policy: Policy) -> Iterator[tuple[Grant, Reason]]:
+    """Yield each grant, one for each name, of which so many tokens may not be minted at once, and why not."""
+    for grant_id, count in Counter(grants).items():
+        grant = policy.grant(grant_id)
+        most = None if grant is None else grant.limits.batch
+        if grant is not None and most is not None and count > most:
+            detail = f"{count} tokens at once, grant {grant.id} allows {most}"
+            yield grant, Reason(LIMIT_REACHED, f"grant {grant.id}", detail)
 
 
 def explain(ask: Ask, policy: Policy, blocks: Mapping[Selector, int]) -> tuple[Rule, ...]:

@@ -12,6 +12,9 @@ class Meter(Protocol):
     def denied(self, reason: str) -> None:
         """Count a refused call by reason."""
 
+    def would_deny(self, grant: str, rule: str) -> None:
+        """Count what a grant allowed only because its mode is audit."""
+
     def revoked(self, dimensions: str) -> None:
         """Count a committed revocation by its shape."""
 

@@ -24,6 +24,7 @@ from broker.errors import (
 )
 from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry
 from broker.service.calling import Caller, must_still_be_known
+from broker.service.enforcing import Demand, enforce
 from broker.service.metering import Meter
 from broker.service.policies import Policies, PolicyInForce
 from broker.service.ports import (
@@ -212,9 +213,9 @@ class Mint:
                 keys[ask.realm] = self._key(ask.realm, now)
             claims = claims_for(ask, allowed, caller.principal, in_force.policy, now, self._new_id())
             slips.append(_Slip(claims, allowed.grant, keys[ask.realm]))
-        too_many = over_limit([slip.grant for slip in slips], in_force.policy)
-        if too_many is not None:
-            raise LimitReached(too_many.detail, hint="split the batch", metadata={"limit": "batch"})
+        for grant, why in over_limit([slip.grant for slip in slips], in_force.policy):
+            too_many = LimitReached(why.detail, hint="split the batch", metadata={"limit": "batch"})
+            enforce(grant, Demand.BATCH, too_many, self._meter)
         return slips
 
     def _key(self, realm: str, now: datetime) -> SigningKey:
