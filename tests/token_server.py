@@ -119,6 +119,7 @@ class TokenServer(tokens_pb2_grpc.TokenServiceServicer, runs_pb2_grpc.RunService
             sub=f"{spec.partner}/{kind}/{who}",
             user=spec.user or None,
             workload=spec.workload or None,
+            act={"sub": f"{spec.partner}/workload/{spec.workload}"} if spec.user and spec.workload else None,
             models=tuple(spec.models),
             scope=" ".join(f"model:{model}" for model in spec.models),
             run=spec.run or None,

@@ -112,6 +112,9 @@ def mint(stubs, spec):
         ({"models": ["unheard-of"]}, NOT_GRANTED, None),
         ({"models": ["mythos", "unheard-of"]}, NOT_GRANTED, None),
         ({"user": "mallory"}, NOT_GRANTED, None),
+        ({"user": ""}, INVALID, "user"),
+        ({"workload": ""}, INVALID, "workload"),
+        ({"workload": "weekly"}, NOT_GRANTED, None),
         ({"realm": "research"}, NOT_GRANTED, None),
         # Unknown and another's are the same to a harness: it may act for its own partner only.
         ({"partner": "initech"}, "FORBIDDEN", None),
@@ -125,7 +128,6 @@ def mint(stubs, spec):
         ({"models": [f"mythos@{n}{'x' * 100}" for n in range(16)]}, INVALID, "models"),
         ({"models": ["mythos/../oracle"]}, INVALID, "models"),
         ({"models": ["mythos@"]}, INVALID, "models"),
-        ({"user": ""}, INVALID, "user"),
         ({"test": "case-7"}, INVALID, "test"),
         ({"run": "short"}, INVALID, "run"),
         ({"run": "x" * 65}, INVALID, "run"),

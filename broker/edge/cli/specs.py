@@ -62,7 +62,7 @@ def explain_command(spec: tokens_pb2.TokenSpec) -> str:
     """Return the command that explains why `spec` is allowed or denied."""
     words = ["broker", "explain", "--realm", spec.realm, "--partner", spec.partner]
     for kind, name in (("user", spec.user), ("workload", spec.workload)):
-        if name:
+        if spec.HasField(kind):
             words += [f"--{kind}", name]
     for model in spec.models:
         words += ["--model", model]

@@ -45,7 +45,8 @@ def ask(spec: tokens_pb2.TokenSpec, environment: str | None, caller: Caller | No
     Raises:
         Invalid: A field is missing or malformed.
     """
-    user, workload = spec.user or None, spec.workload or None
+    user = spec.user if spec.HasField("user") else None
+    workload = spec.workload if spec.HasField("workload") else None
     if user is None and workload is None and caller is not None:
         user, workload = caller.user, caller.workload
     return Ask(

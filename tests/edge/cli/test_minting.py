@@ -46,11 +46,11 @@ def test_all_of_the_spec_is_sent(broker: Program, served: Served) -> None:
     arguments = ("--model", "fable@eu-1", "--run", "run-12345678", "--test", "case-7", "--ttl", "10m")
     assert broker(*MINT, *arguments).exit_code == 0
     spec = served.last.request.spec
-    assert (spec.realm, spec.partner, spec.user, spec.WhichOneof("principal")) == (
+    assert (spec.realm, spec.partner, spec.user, spec.workload) == (
         "evaluation",
         "acme",
         "alice",
-        "user",
+        "",
     )
     assert (list(spec.models), spec.run, spec.test) == (["mythos", "fable@eu-1"], "run-12345678", "case-7")
     assert spec.lifetime.seconds == 600
@@ -61,7 +61,7 @@ def test_what_is_left_out_is_not_sent(broker: Program, served: Served) -> None:
     arguments = ("token", "mint", "--realm", "r", "--partner", "acme", "--workload", "ci", "--model", "m")
     assert broker(*arguments).exit_code == 0
     spec = served.last.request.spec
-    assert spec.WhichOneof("principal") == "workload"
+    assert (spec.HasField("user"), spec.workload) == (False, "ci")
     assert not spec.HasField("lifetime")
     assert (spec.run, spec.test) == ("", "")
 

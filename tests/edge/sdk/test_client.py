@@ -96,7 +96,13 @@ def test_a_token_is_minted_as_asked(twin, broker):
     assert (request.spec.realm, request.spec.partner, request.spec.user) == ("evaluation", "acme", "bob")
     assert list(request.spec.models) == ["mythos"]
     assert request.spec.lifetime.seconds == 60
-    assert not request.spec.HasField("principal") or request.spec.WhichOneof("principal") == "user"
+    assert not request.spec.HasField("workload")
+
+
+def test_a_workload_can_act_for_a_user(twin, broker):
+    twin.do("mint", **ACME, workload="nightly")
+    [request] = broker.named("Mint")
+    assert (request.spec.user, request.spec.workload) == ("bob", "nightly")
 
 
 def test_p12_a_minted_token_does_not_show_its_text(twin):
@@ -121,7 +127,6 @@ def test_a_run_is_opened_kept_and_closed_by_hand(twin):
 @pytest.mark.parametrize(
     ("fields", "complaint"),
     [
-        ({**ACME, "workload": "job"}, "user: at most one"),
         ({**ACME, "models": "mythos"}, "models: must be a list"),
     ],
 )
