@@ -118,6 +118,41 @@ class PolicyMoved(Failure):
     default_hint = "look at the policy in force and decide again"
 
 
+class ApprovalNeeded(Failure):
+    """The grant needs approvals that this request does not have, or not yet."""
+
+    reason = "APPROVAL_NEEDED"
+    default_hint = "ask for it: broker approval request"
+
+
+class ApprovalOver(Failure):
+    """The approval was denied, withdrawn or spent, has run out, or is of a grant that demands something else by now."""
+
+    reason = "APPROVAL_OVER"
+    default_hint = "ask anew: broker approval request"
+
+
+class ApprovalMismatch(Failure):
+    """What is asked for is not what was approved."""
+
+    reason = "APPROVAL_MISMATCH"
+    default_hint = "ask for exactly what was approved, or for another approval"
+
+
+class VotedAlready(Failure):
+    """This person has voted on the request: each counts once, under whatever name."""
+
+    reason = "VOTED_ALREADY"
+    default_hint = "somebody else must decide"
+
+
+class LoginTooOld(Failure):
+    """The approver's login is older than the grant allows."""
+
+    reason = "LOGIN_TOO_OLD"
+    default_hint = "log in again, or renew the certificate, and repeat"
+
+
 class LimitReached(Failure):
     """A limit of the grant is reached."""
 

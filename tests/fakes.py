@@ -3,24 +3,37 @@
 import copy
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import assert_never
 
+from broker.domain.approval import Approval
 from broker.errors import (
+    ApprovalOver,
     Blocked,
     Defect,
     Failure,
+    LimitReached,
     NotFound,
     PolicyMoved,
     RequestReused,
     RunEnded,
     StoreCorrupt,
     StoreUnavailable,
+    VotedAlready,
 )
 from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry
+from broker.service.approval_ports import (
+    ApprovalAsked,
+    ApprovalEnded,
+    ApprovalIsOpen,
+    ApprovalRecord,
+    HasNotVoted,
+    RoomToAsk,
+    VoteCast,
+)
 from broker.service.policy_ports import PolicyDocument, PolicyVersion
 from broker.service.ports import (
     Appended,
@@ -56,6 +69,7 @@ from broker.service.proof_ports import (
     Sighting,
     VerifierForgotten,
 )
+from broker.token.approval import decode_request
 from broker.token.revocation import Dimension, Selector
 
 KEEP_REQUESTS = timedelta(days=8)
@@ -79,6 +93,7 @@ class Disk:
     drills: list[DrillRecord] = field(default_factory=list)
     schedules: dict[str, int] = field(default_factory=dict)
     sightings: dict[tuple[str, str], Sighting] = field(default_factory=dict)
+    approvals: dict[str, ApprovalRecord] = field(default_factory=dict)
     # Of the disk and not of a ledger: two brokers on one disk write one after the other.
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -93,7 +108,7 @@ class Disk:
         shallow = copy.copy(self)
         for name in (
             "entries", "policies", "blocks", "revocations", "certificates", "runs", "requests", "completions", "drills",
-            "schedules", "sightings",
+            "schedules", "sightings", "approvals",
         ):  # fmt: skip
             setattr(shallow, name, copy.copy(getattr(self, name)))
         shallow.lock = threading.Lock()
@@ -150,6 +165,8 @@ class Disk:
                 due = self.completions.get(revocation)
                 if due is None or due.entry is not None:
                     raise NotFound(f"the revocation at {revocation} waits for no completion")
+            case RoomToAsk() | ApprovalIsOpen() | HasNotVoted():
+                self._check_approval(guard)
             case _:
                 assert_never(guard)
 
@@ -190,9 +207,47 @@ class Disk:
                 self.schedules.pop(realm, None)
                 if every_s:
                     self.schedules[realm] = every_s
+            case ApprovalAsked() | VoteCast() | ApprovalEnded():
+                self._apply_approval(effect, first)
             case _:
                 assert_never(effect)
         return False
+
+    def _check_approval(self, guard: RoomToAsk | ApprovalIsOpen | HasNotVoted) -> None:
+        match guard:
+            case RoomToAsk(partner, most, at):
+                asked = [one.approval for one in self.approvals.values() if one.approval.request.partner == partner]
+                waiting = [
+                    one
+                    for one in asked
+                    if one.ended is None and one.request.created_at + timedelta(seconds=one.request.window_s) > at
+                ]
+                if len(waiting) >= most:
+                    raise LimitReached(f"{most} requests of {partner} wait for approval")
+            case ApprovalIsOpen(approval):
+                record = self.approvals.get(approval)
+                if record is None:
+                    raise NotFound(f"there is no approval {approval}")
+                if record.approval.ended is not None:
+                    raise ApprovalOver(f"approval {approval} was {record.approval.ended.how}")
+            case HasNotVoted(approval, person):
+                record = self.approvals.get(approval)
+                if record is not None and any(vote.person == person for vote in record.approval.votes):
+                    raise VotedAlready(f"{person} has voted on approval {approval}")
+
+    def _apply_approval(self, effect: ApprovalAsked | VoteCast | ApprovalEnded, index: int) -> None:
+        match effect:
+            case ApprovalAsked(document):
+                request = decode_request(document)
+                self.approvals[request.id] = ApprovalRecord(index, document, Approval(request))
+            case VoteCast(approval, vote):
+                record = self.approvals[approval]
+                others = tuple(one for one in record.approval.votes if one.person != vote.person)
+                voted = replace(record.approval, votes=(*others, vote))
+                self.approvals[approval] = replace(record, approval=voted)
+            case ApprovalEnded(approval, ended):
+                record = self.approvals[approval]
+                self.approvals[approval] = replace(record, approval=replace(record.approval, ended=ended))
 
     def _revoke(self, effect: RevocationAdded, index: int) -> bool:
         selector = effect.selector
@@ -357,6 +412,25 @@ class FakeLedger:
                 entry = decode_entry(data)
                 if entry.kind is Kind.TOKEN_MINTED and entry.at >= since:
                     yield data
+
+    def approvals_by_id(self, ids: Collection[str]) -> Sequence[ApprovalRecord]:
+        """As the port says."""
+        return [self.disk.approvals[one] for one in ids if one in self.disk.approvals]
+
+    def approvals_asked(
+        self, *, partner: str | None, groups: Collection[str] | None, limit: int
+    ) -> Sequence[ApprovalRecord]:
+        """As the port says."""
+        newest = sorted(self.disk.approvals.values(), key=lambda one: -one.index)
+        wanted = [one for one in newest if partner in (None, one.approval.request.partner)]
+        return [one for one in wanted if groups is None or one.approval.request.group in groups][:limit]
+
+    def approval_spent_on(self, run: str) -> ApprovalRecord | None:
+        """As the port says."""
+        for one in self.disk.approvals.values():
+            if run and one.approval.ended is not None and one.approval.ended.on == run:
+                return one
+        return None
 
     def note(self, sightings: Sequence[Sighting]) -> None:
         """As the port says."""

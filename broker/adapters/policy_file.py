@@ -13,6 +13,7 @@ from broker.adapters.policy_forms import GrantForm, IdentityForm, PartnerForm, P
 from broker.adapters.policy_identities import person_of
 from broker.adapters.policy_meaning import meaning_problems
 from broker.adapters.policy_yaml import Path, read_yaml, unusable
+from broker.domain.approval import problems as approval_problems
 from broker.domain.policy import (
     ApprovalRule,
     Binding,
@@ -48,7 +49,12 @@ def load_policy(document: str, *, source: str = "policy") -> Policy:
     problems = list(meaning_problems(form))
     if problems:
         raise unusable(problems, lines, source)
-    return _policy(form)
+    policy = _policy(form)
+    positions = {grant.id: position for position, grant in enumerate(form.grants)}
+    never = [(("grants", positions[grant], "approvals"), problem) for grant, problem in approval_problems(policy)]
+    if never:
+        raise unusable(never, lines, source)
+    return policy
 
 
 _SHAPES = {

@@ -34,6 +34,11 @@ class Kind(StrEnum):
     DRILLED = "drilled"
     DRILLS_SCHEDULED = "drills-scheduled"
     VERIFIER_FORGOTTEN = "verifier-forgotten"
+    APPROVAL_REQUESTED = "approval-requested"
+    APPROVAL_GIVEN = "approval-given"
+    APPROVAL_DENIED = "approval-denied"
+    APPROVAL_WITHDRAWN = "approval-withdrawn"
+    APPROVAL_SPENT = "approval-spent"
 
 
 @dataclass(frozen=True, slots=True)

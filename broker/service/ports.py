@@ -6,6 +6,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from broker.service.approval_ports import (
+    ApprovalAsked,
+    ApprovalEnded,
+    ApprovalIsOpen,
+    HasNotVoted,
+    RoomToAsk,
+    VoteCast,
+)
 from broker.service.proof_ports import (
     Completed,
     CompletionAwaited,
@@ -57,7 +65,7 @@ class KeyIsTrusted:
     kid: str
 
 
-Guard = RunIsOpen | BlockIsSet | KeyIsTrusted | CompletionIsDue
+Guard = RunIsOpen | BlockIsSet | KeyIsTrusted | CompletionIsDue | RoomToAsk | ApprovalIsOpen | HasNotVoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +167,9 @@ Effect = (
     | VerifierForgotten
     | DrillRecorded
     | DrillsScheduled
+    | ApprovalAsked
+    | VoteCast
+    | ApprovalEnded
 )
 
 
@@ -258,7 +269,7 @@ class Ledger(Protocol):
         Raises (through the future):
             RequestReused: The request id came before with another digest.
             PolicyMoved: `expecting` is not the version in force.
-            NotFound, RunEnded, Blocked: A guard refused.
+            NotFound, RunEnded, Blocked, LimitReached, ApprovalOver, VotedAlready: A guard refused.
             StoreFull: Too little space is left, and the write is not urgent.
             Overloaded: Too many writes wait.
             StoreUnavailable: The outcome is unknown; treat it as not done.

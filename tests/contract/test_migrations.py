@@ -69,6 +69,7 @@ def test_p11_an_older_store_is_migrated_and_its_ledger_is_the_same(home: Home, r
     assert store.proofs.completion(1) is None
     assert list(store.proofs.awaited()) == []
     assert list(store.roster.known(None)) == []
+    assert list(store.approvals.approvals_asked(partner=None, groups=None, limit=10)) == []
     assert list(store.proofs.minted([b'"partner":"globex"'], since=datetime(2026, 6, 1, tzinfo=UTC))) == [MINTED]
     assert_whole(home)
     store.close()

@@ -5,10 +5,19 @@ from typing import assert_never
 
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
+from broker.adapters.sql.approving import apply_approval, check_approval
 from broker.adapters.sql.instants import ms
 from broker.adapters.sql.proving import apply_proof, must_be_due
 from broker.adapters.sql.schema import blocks, certificates, policies, revocations, runs
 from broker.errors import Blocked, NotFound, RunEnded
+from broker.service.approval_ports import (
+    ApprovalAsked,
+    ApprovalEnded,
+    ApprovalIsOpen,
+    HasNotVoted,
+    RoomToAsk,
+    VoteCast,
+)
 from broker.service.ports import (
     BlockIsSet,
     BlockLifted,
@@ -67,6 +76,8 @@ def check(connection: Connection, guard: Guard, seen: RunsSeen) -> None:
                 raise Blocked("the key that signed the first answer is revoked", hint="make a new request")
         case CompletionIsDue(revocation):
             must_be_due(connection, revocation)
+        case RoomToAsk() | ApprovalIsOpen() | HasNotVoted():
+            check_approval(connection, guard)
         case _:
             assert_never(guard)
 
@@ -122,6 +133,8 @@ def apply(connection: Connection, effect: Effect, indices: range, version: int) 
             )
         case CompletionAwaited() | Completed() | VerifierForgotten() | DrillRecorded() | DrillsScheduled():
             apply_proof(connection, effect, indices)
+        case ApprovalAsked() | VoteCast() | ApprovalEnded():
+            apply_approval(connection, effect, index)
         case _:
             assert_never(effect)
     return False

@@ -168,3 +168,37 @@ verifiers = Table(
     PrimaryKeyConstraint("realm", "verifier"),
     sqlite_with_rowid=False,
 )
+
+# `document`: the request in its one spelling, of which approvers sign the hash.
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("idx", BigInteger, nullable=False),
+    Column("partner", String(128), nullable=False),
+    Column("approvers", String(128), nullable=False),
+    Column("document", LargeBinary, nullable=False),
+    Column("closes_at_ms", BigInteger, nullable=False),
+    # denied, withdrawn or spent; what only time or the policy ends is judged when it is looked at.
+    Column("ended", String(16)),
+    Column("ended_at_ms", BigInteger),
+    # The token or run that it was spent on.
+    Column("spent_on", String(64)),
+)
+Index("approvals_partner", approvals.c.partner, approvals.c.idx)
+Index("approvals_approvers", approvals.c.approvers, approvals.c.idx)
+Index("approvals_spent_on", approvals.c.spent_on)
+
+approval_votes = Table(
+    "approval_votes",
+    metadata,
+    Column("approval", String(64), nullable=False),
+    Column("person", String(512), nullable=False),
+    Column("principal", String(512), nullable=False),
+    Column("decision", String(16), nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("login_at_ms", BigInteger, nullable=False),
+    Column("idx", BigInteger, nullable=False),
+    PrimaryKeyConstraint("approval", "person"),
+    sqlite_with_rowid=False,
+)

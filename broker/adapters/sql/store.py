@@ -13,6 +13,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, delete, func, insert, or_, select, text, tuple_
 
+from broker.adapters.sql.approvals import SqlApprovals
 from broker.adapters.sql.engine import SqliteFile, for_writing, make_engine, reading
 from broker.adapters.sql.failing import LastFailure, engine_errors
 from broker.adapters.sql.headroom import Headroom
@@ -84,6 +85,8 @@ class SqlLedger:
         """The Roster port, on the same store."""
         self.history = SqlPolicyHistory(self._reading)
         """The PolicyHistory port, on the same store."""
+        self.approvals = SqlApprovals(self._reading)
+        """The Approvals port, on the same store."""
         self._writer = Writer(
             engine,
             clock,

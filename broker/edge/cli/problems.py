@@ -7,7 +7,19 @@ from dataclasses import dataclass
 import click
 
 from broker.edge.cli.output import plain
-from broker.errors import Blocked, Failure, Forbidden, Invalid, NotGranted, Rejected
+from broker.errors import (
+    ApprovalMismatch,
+    ApprovalNeeded,
+    ApprovalOver,
+    Blocked,
+    Failure,
+    Forbidden,
+    Invalid,
+    LoginTooOld,
+    NotGranted,
+    Rejected,
+    VotedAlready,
+)
 
 DONE = 0
 FAILED = 1
@@ -70,6 +82,8 @@ def problem_of(failure: Exception) -> Problem:
         case click.UsageError():
             return Problem(USAGE, "USAGE", _one_line(failure.format_message()), _usage_hint(failure))
         case Forbidden() | NotGranted() | Blocked() | Rejected():
+            return _told(DENIED, failure)
+        case ApprovalNeeded() | ApprovalOver() | ApprovalMismatch() | VotedAlready() | LoginTooOld():
             return _told(DENIED, failure)
         case Invalid():
             return _told(USAGE, failure)
