@@ -24,7 +24,9 @@ from broker.errors import (
     StoreUnavailable,
     VotedAlready,
 )
-from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry
+from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry, leaf_hash
+from broker.ledger.merkle import Frontier
+from broker.ledger.note import NoteSignature, merged, parse_note
 from broker.service.approval_ports import (
     ApprovalAsked,
     ApprovalEnded,
@@ -69,6 +71,7 @@ from broker.service.proof_ports import (
     Sighting,
     VerifierForgotten,
 )
+from broker.service.tree_ports import CheckpointRecord, TreeHead
 from broker.token.approval import decode_request
 from broker.token.revocation import Dimension, Selector
 
@@ -94,6 +97,7 @@ class Disk:
     schedules: dict[str, int] = field(default_factory=dict)
     sightings: dict[tuple[str, str], Sighting] = field(default_factory=dict)
     approvals: dict[str, ApprovalRecord] = field(default_factory=dict)
+    checkpoints: dict[int, CheckpointRecord] = field(default_factory=dict)
     # Of the disk and not of a ledger: two brokers on one disk write one after the other.
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -108,7 +112,7 @@ class Disk:
         shallow = copy.copy(self)
         for name in (
             "entries", "policies", "blocks", "revocations", "certificates", "runs", "requests", "completions", "drills",
-            "schedules", "sightings", "approvals",
+            "schedules", "sightings", "approvals", "checkpoints",
         ):  # fmt: skip
             setattr(shallow, name, copy.copy(getattr(self, name)))
         shallow.lock = threading.Lock()
@@ -306,6 +310,8 @@ class FakeLedger:
         self._clock = clock
         self._on_commit = on_commit
         self._is_closed = False
+        self.tree = FakeTree(disk)
+        self.checkpoints = FakeCheckpoints(disk)
 
     def append(self, write: Write) -> "Future[Appended]":
         """As the port says."""
@@ -452,3 +458,52 @@ class FakeLedger:
     def _must_be_open(self) -> None:
         if self._is_closed:
             raise StoreUnavailable("the store is closed")
+
+
+class FakeTree:
+    """The port Tree, made anew from the entries each time."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+
+    def head(self) -> TreeHead:
+        """As the port says."""
+        leaves = [leaf_hash(entry) for entry in tuple(self._disk.entries)]
+        return TreeHead(self._disk.incarnation, len(leaves), Frontier().extended(leaves).root())
+
+    def tile(self, level: int, index: int) -> Sequence[bytes]:
+        """As the port says."""
+        span = 256**level
+        first, size = index * 256, len(self._disk.entries)
+        leaves = [leaf_hash(entry) for entry in self._disk.entries[first * span : min(size, (first + 256) * span)]]
+        whole = range(0, len(leaves) // span * span, span)
+        return [Frontier().extended(leaves[at : at + span]).root() for at in whole]
+
+
+class FakeCheckpoints:
+    """The port Checkpoints."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+
+    def newest(self, *, settled: bool = False) -> CheckpointRecord | None:
+        """As the port says."""
+        with self._disk.lock:
+            sizes = [size for size, one in self._disk.checkpoints.items() if one.is_settled or not settled]
+            return self._disk.checkpoints[max(sizes)] if sizes else None
+
+    def keep(self, record: CheckpointRecord) -> CheckpointRecord:
+        """As the port says."""
+        with self._disk.lock:
+            kept = self._disk.checkpoints.setdefault(record.size, record)
+            for size in sorted(self._disk.checkpoints)[:-1000]:
+                del self._disk.checkpoints[size]
+            return kept
+
+    def settle(self, size: int, cosignatures: Sequence[NoteSignature]) -> None:
+        """As the port says."""
+        with self._disk.lock:
+            kept = self._disk.checkpoints.get(size)
+            if kept is not None:
+                note = merged(parse_note(kept.note.encode()), cosignatures)
+                self._disk.checkpoints[size] = replace(kept, note=str(note), is_settled=True)

@@ -12,6 +12,7 @@ from sqlalchemy import create_engine
 
 from broker.adapters.sql import SqlLedger, open_store
 from broker.ledger.entry import Entry, Kind, encode_entry, leaf_hash
+from broker.ledger.merkle import Frontier
 from broker.service.ports import Appended, Draft, Effect, PolicyReplaced, RequestKey, RevocationAdded, Write
 from broker.token.revocation import Selector
 from tests.moved_clock import MovedClock
@@ -84,10 +85,19 @@ def failure_of(future: Future[Appended]) -> BaseException | None:
 
 
 def assert_whole(home: Home) -> None:
-    """Look with eyes of our own: indices have no gap, every leaf hash is right, the head says how many (P2)."""
+    """Look with eyes of our own: indices have no gap, all hashes are right, the head says how many (P2, P10)."""
     rows = home.sql("SELECT idx, entry, leaf_hash FROM ledger ORDER BY idx")
     assert [row[0] for row in rows] == list(range(len(rows)))
     for index, entry, hashed in rows:
         assert bytes(hashed) == leaf_hash(bytes(entry)) == hashlib.sha256(b"\x00" + bytes(entry)).digest()
         assert f'"index":{index},' in bytes(entry).decode()
     assert home.sql("SELECT size FROM head") == [(len(rows),)]
+    if home.kind != "fake":
+        [(frontier,)] = home.sql("SELECT frontier FROM head")
+        grown = Frontier().extended([bytes(hashed) for _, _, hashed in rows])
+        assert bytes(frontier) == len(rows).to_bytes(8, "big") + grown.to_bytes()
+        nodes = home.sql("SELECT idx, hash FROM tree WHERE level = 1 ORDER BY idx")
+        assert [(at, bytes(found)) for at, found in nodes] == [
+            (at, Frontier().extended([bytes(row[2]) for row in rows[at * 256 : at * 256 + 256]]).root())
+            for at in range(len(rows) // 256)
+        ]

@@ -15,6 +15,7 @@ from broker.ledger.note import (
     VerifierKey,
     check_note,
     is_key_name,
+    merged,
     parse_note,
     sign_note,
     unbase64,
@@ -137,5 +138,4 @@ def with_cosignatures(note: Note, cosignatures: Sequence[NoteSignature], witness
     """
     its_own = tuple(one for one in cosignatures if one.is_of(witness))
     check_note(Note(note.text, its_own), (witness,))
-    kept = tuple(one for one in note.signatures if not one.is_of(witness))
-    return Note(note.text, (*kept, its_own[-1]))
+    return merged(note, its_own[-1:])

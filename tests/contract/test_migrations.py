@@ -11,6 +11,7 @@ from sqlalchemy import create_engine, inspect
 import broker.adapters.sql
 from broker.adapters.sql.schema import metadata
 from broker.ledger.entry import leaf_hash
+from broker.ledger.merkle import Frontier
 from broker.token.revocation import Selector
 from tests.stores import Home, assert_whole, everything
 
@@ -48,7 +49,9 @@ def make_at(home: Home, revision: str) -> None:
                 f"INSERT INTO ledger (idx, entry, leaf_hash) VALUES ({index}, {mark}, {mark})",
                 (entry, leaf_hash(entry)),
             )
-        connection.exec_driver_sql("INSERT INTO head VALUES (0, '0123456789abcdef0123456789abcdef', 3, 1)")
+        connection.exec_driver_sql(
+            "INSERT INTO head (id, incarnation, size, policy_version) VALUES (0, '0123456789abcdef0123456789abcdef', 3, 1)"
+        )
         connection.exec_driver_sql(
             "INSERT INTO policies (version, idx, document, \"by\", at_ms) VALUES (1, 1, 'a policy', 'ops', 1780272001000)"
         )
@@ -71,6 +74,8 @@ def test_p11_an_older_store_is_migrated_and_its_ledger_is_the_same(home: Home, r
     assert list(store.roster.known(None)) == []
     assert list(store.approvals.approvals_asked(partner=None, groups=None, limit=10)) == []
     assert list(store.proofs.minted([b'"partner":"globex"'], since=datetime(2026, 6, 1, tzinfo=UTC))) == [MINTED]
+    assert store.tree.head().root == Frontier().extended([leaf_hash(entry) for entry in ENTRIES]).root()
+    assert store.checkpoints.newest() is None
     assert_whole(home)
     store.close()
     # Once more: there is nothing left to do.

@@ -7,11 +7,16 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
+from broker.adapters.sql.growing import NodeRow
+
 KnownRequest = tuple[str, str, bytes, int, int]
 """Principal, request id, digest, first index, number of entries."""
 
 EntryRow = tuple[int, bytes, bytes]
 """Index, entry, leaf hash."""
+
+HeadRow = tuple[int, int, bytes | None]
+"""Size, policy version, packed frontier."""
 
 RequestRow = tuple[str, str, bytes, int, int, int]
 """Principal, request id, digest, first index, number of entries, milliseconds."""
@@ -20,8 +25,11 @@ RequestRow = tuple[str, str, bytes, int, int, int]
 class Statements(Protocol):
     """What an append says to one kind of engine."""
 
-    def lock_head(self, cursor: Any) -> tuple[int, int] | None:
-        """Return size and policy version, and keep every other writer out until the transaction ends."""
+    def lock_head(self, cursor: Any) -> HeadRow | None:
+        """Return what the head row says, and keep every other writer out until the transaction ends."""
+
+    def leaf_hashes(self, cursor: Any, start: int, stop: int) -> list[bytes]:
+        """Return the leaf hashes of these entries, in their order."""
 
     def known(self, cursor: Any, keys: Sequence[tuple[str, str]]) -> Iterable[KnownRequest]:
         """Return those of the request ids that came before, in one query."""
@@ -32,7 +40,10 @@ class Statements(Protocol):
     def add_requests(self, cursor: Any, rows: Sequence[RequestRow]) -> None:
         """Remember request ids."""
 
-    def move_head(self, cursor: Any, size: int, policy_version: int) -> None:
+    def add_nodes(self, cursor: Any, rows: Sequence[NodeRow]) -> None:
+        """Insert into the tree."""
+
+    def move_head(self, cursor: Any, size: int, policy_version: int, frontier: bytes) -> None:
         """Set what `lock_head` returns next."""
 
     def notify(self, cursor: Any) -> None:
@@ -42,10 +53,15 @@ class Statements(Protocol):
 class SqliteStatements:
     """For SQLite, whose BEGIN IMMEDIATE has locked the head already."""
 
-    def lock_head(self, cursor: Any) -> tuple[int, int] | None:
+    def lock_head(self, cursor: Any) -> HeadRow | None:
         """As the protocol says."""
-        row: tuple[int, int] | None = cursor.execute("SELECT size, policy_version FROM head WHERE id = 0").fetchone()
+        row: HeadRow | None = cursor.execute("SELECT size, policy_version, frontier FROM head WHERE id = 0").fetchone()
         return row
+
+    def leaf_hashes(self, cursor: Any, start: int, stop: int) -> list[bytes]:
+        """As the protocol says."""
+        query = "SELECT leaf_hash FROM ledger WHERE idx >= ? AND idx < ? ORDER BY idx"
+        return [bytes(found) for (found,) in cursor.execute(query, (start, stop)).fetchall()]
 
     def known(self, cursor: Any, keys: Sequence[tuple[str, str]]) -> Iterable[KnownRequest]:
         """As the protocol says."""
@@ -69,9 +85,15 @@ class SqliteStatements:
             rows,
         )
 
-    def move_head(self, cursor: Any, size: int, policy_version: int) -> None:
+    def add_nodes(self, cursor: Any, rows: Sequence[NodeRow]) -> None:
         """As the protocol says."""
-        cursor.execute("UPDATE head SET size = ?, policy_version = ? WHERE id = 0", (size, policy_version))
+        cursor.executemany("INSERT INTO tree (level, idx, hash) VALUES (?, ?, ?)", rows)
+
+    def move_head(self, cursor: Any, size: int, policy_version: int, frontier: bytes) -> None:
+        """As the protocol says."""
+        cursor.execute(
+            "UPDATE head SET size = ?, policy_version = ?, frontier = ? WHERE id = 0", (size, policy_version, frontier)
+        )
 
     def notify(self, cursor: Any) -> None:
         """As the protocol says: nobody listens. Several brokers on one file poll."""
@@ -80,11 +102,16 @@ class SqliteStatements:
 class PostgresStatements:
     """For PostgreSQL through psycopg. Rows go by COPY: a fifth of what an INSERT for each costs."""
 
-    def lock_head(self, cursor: Any) -> tuple[int, int] | None:
+    def lock_head(self, cursor: Any) -> HeadRow | None:
         """As the protocol says."""
-        cursor.execute("SELECT size, policy_version FROM head WHERE id = 0 FOR UPDATE")
-        row: tuple[int, int] | None = cursor.fetchone()
+        cursor.execute("SELECT size, policy_version, frontier FROM head WHERE id = 0 FOR UPDATE")
+        row: HeadRow | None = cursor.fetchone()
         return row
+
+    def leaf_hashes(self, cursor: Any, start: int, stop: int) -> list[bytes]:
+        """As the protocol says."""
+        cursor.execute("SELECT leaf_hash FROM ledger WHERE idx >= %s AND idx < %s ORDER BY idx", (start, stop))
+        return [bytes(found) for (found,) in cursor.fetchall()]
 
     def known(self, cursor: Any, keys: Sequence[tuple[str, str]]) -> Iterable[KnownRequest]:
         """As the protocol says."""
@@ -112,9 +139,16 @@ class PostgresStatements:
             for row in rows:
                 copy.write_row(row)
 
-    def move_head(self, cursor: Any, size: int, policy_version: int) -> None:
+    def add_nodes(self, cursor: Any, rows: Sequence[NodeRow]) -> None:
         """As the protocol says."""
-        cursor.execute("UPDATE head SET size = %s, policy_version = %s WHERE id = 0", (size, policy_version))
+        cursor.executemany("INSERT INTO tree (level, idx, hash) VALUES (%s, %s, %s)", rows)
+
+    def move_head(self, cursor: Any, size: int, policy_version: int, frontier: bytes) -> None:
+        """As the protocol says."""
+        cursor.execute(
+            "UPDATE head SET size = %s, policy_version = %s, frontier = %s WHERE id = 0",
+            (size, policy_version, frontier),
+        )
 
     def notify(self, cursor: Any) -> None:
         """As the protocol says."""

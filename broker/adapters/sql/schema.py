@@ -25,6 +25,8 @@ head = Table(
     Column("incarnation", String(32), nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("policy_version", BigInteger, nullable=False),
+    # How far the tree has come, and its frontier. A broker from before the tree leaves it behind the size.
+    Column("frontier", LargeBinary),
 )
 
 ledger = Table(
@@ -43,6 +45,26 @@ IS_MINTED = {
     "postgresql": text(f"strpos(encode(entry, 'escape'), '{MINTED}') > 0"),
 }
 Index("ledger_minted", ledger.c.idx, sqlite_where=IS_MINTED["sqlite"], postgresql_where=IS_MINTED["postgresql"])
+
+# Level 0 of the tiles is the ledger's leaf hashes; here is one row for each full tile, at the level above it.
+tree = Table(
+    "tree",
+    metadata,
+    Column("level", Integer, nullable=False),
+    Column("idx", BigInteger, nullable=False),
+    Column("hash", LargeBinary(32), nullable=False),
+    PrimaryKeyConstraint("level", "idx"),
+    sqlite_with_rowid=False,
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("size", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    Column("note", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("is_settled", Boolean, nullable=False),
+)
 
 policies = Table(
     "policies",

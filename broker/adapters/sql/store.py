@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, delete, func, insert, or_, select, te
 from broker.adapters.sql.approvals import SqlApprovals
 from broker.adapters.sql.engine import SqliteFile, for_writing, make_engine, reading
 from broker.adapters.sql.failing import LastFailure, engine_errors
+from broker.adapters.sql.growing import grow, must_have_grown_from
 from broker.adapters.sql.headroom import Headroom
 from broker.adapters.sql.history import SqlPolicyHistory
 from broker.adapters.sql.instants import instant, ms
@@ -23,6 +24,7 @@ from broker.adapters.sql.listener import Listener
 from broker.adapters.sql.proofs import SqlProofs
 from broker.adapters.sql.roster import SqlRoster
 from broker.adapters.sql.schema import blocks, certificates, head, ledger, policies, requests, revocations, runs
+from broker.adapters.sql.tree import SqlCheckpoints, SqlTree
 from broker.adapters.sql.writer import Writer
 from broker.errors import Failure, StoreCorrupt
 from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry, leaf_hash
@@ -87,6 +89,10 @@ class SqlLedger:
         """The PolicyHistory port, on the same store."""
         self.approvals = SqlApprovals(self._reading)
         """The Approvals port, on the same store."""
+        self.tree = SqlTree(self._reading)
+        """The Tree port, on the same store."""
+        self.checkpoints = SqlCheckpoints(self._reading, engine)
+        """The Checkpoints port, on the same store."""
         self._writer = Writer(
             engine,
             clock,
@@ -275,6 +281,8 @@ def open_store(
             _migrate(connection)
             _create(connection, clock)
             _must_be_sound(connection)
+            grow(connection)
+            must_have_grown_from(connection, LOOK_AT_LAST)
     except Failure as failure:
         if file is not None:
             file.release()

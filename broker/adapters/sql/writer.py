@@ -15,6 +15,7 @@ from broker.adapters.sql.appending import EntryRow, RequestRow, statements_for
 from broker.adapters.sql.effects import RunsSeen, apply, check
 from broker.adapters.sql.engine import LOCK_TIMEOUT_S, for_writing
 from broker.adapters.sql.failing import ENGINE_ERRORS, LastFailure, translated
+from broker.adapters.sql.growing import Growth, caught_up, pack
 from broker.adapters.sql.headroom import Headroom
 from broker.adapters.sql.instants import ms
 from broker.errors import (
@@ -58,6 +59,7 @@ class _Group:
 
     size: int
     version: int
+    tree: Growth
     entries: list[EntryRow] = field(default_factory=list)
     requests: list[RequestRow] = field(default_factory=list)
     known: dict[tuple[str, str], tuple[bytes, int, int]] = field(default_factory=dict)
@@ -217,7 +219,9 @@ class Writer:
         at = self._statements.lock_head(cursor)
         if at is None:
             raise StoreCorrupt("the store has no head")
-        group = _Group(*at)
+        size, version, frontier = at
+        tree = caught_up(frontier, size, lambda start, stop: self._statements.leaf_hashes(cursor, start, stop))
+        group = _Group(size, version, tree)
         keys = [(key.principal, key.request_id) for job in jobs if (key := job.write.request) is not None]
         if keys:
             for principal, request_id, digest, first, count in self._statements.known(cursor, keys):
@@ -256,7 +260,10 @@ class Writer:
     def _finish(self, cursor: Any, group: _Group) -> None:
         if group.entries:
             self._statements.add_entries(cursor, group.entries)
-            self._statements.move_head(cursor, group.size, group.version)
+            group.tree.add(hashed for _, _, hashed in group.entries)
+            if group.tree.nodes:
+                self._statements.add_nodes(cursor, group.tree.nodes)
+            self._statements.move_head(cursor, group.size, group.version, pack(group.tree.frontier))
         if group.requests:
             self._statements.add_requests(cursor, group.requests)
         if group.wakes:
