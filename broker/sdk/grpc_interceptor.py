@@ -52,7 +52,7 @@ class _Guard:
         return self._verifier.use(token, model)
 
 
-class BearerInterceptor(_Guard, grpc.ServerInterceptor):  # type: ignore[type-arg]
+class BearerInterceptor(_Guard, grpc.ServerInterceptor):
     """For `grpc.server`. `open_methods` are full names, `/package.Service/Method`, that need no token."""
 
     def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
@@ -105,7 +105,7 @@ class BearerInterceptor(_Guard, grpc.ServerInterceptor):  # type: ignore[type-ar
                     PROOF.reset(token)
 
 
-class AioBearerInterceptor(_Guard, grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+class AioBearerInterceptor(_Guard, grpc.aio.ServerInterceptor):
     """For `grpc.aio.server`. As BearerInterceptor; handlers must be asynchronous."""
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
