@@ -9,29 +9,32 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import grpc
 import uvicorn
+from grpc_health.v1._async import HealthServicer
 
 from broker.adapters.clock import ASTRAY, SystemClock
+from broker.adapters.identity_tokens import IdentityTokens, Outside
 from broker.adapters.key_rotation import KeyRotation, Lifetimes, MakeKey
 from broker.adapters.metrics import PrometheusMeter
 from broker.adapters.policy_file import load_policy
 from broker.adapters.sql import SqlLedger, open_store
 from broker.domain.policy import Role
-from broker.doors import Doors, bound_server, http_server, http_socket_of
+from broker.doors import Doors, bound_login_server, bound_server, http_server, http_socket_of
 from broker.edge.grpc.completions import Completions
 from broker.edge.grpc.drilling import Drilling
 from broker.edge.grpc.drills import DrillService
 from broker.edge.grpc.feed import FeedHub, FeedService
+from broker.edge.grpc.login import LoginDoor
 from broker.edge.grpc.noting import Noting
 from broker.edge.grpc.outermost import Outermost
 from broker.edge.grpc.policy import PolicyService
 from broker.edge.grpc.revocations import RevocationService
 from broker.edge.grpc.runs import RunService
-from broker.edge.grpc.server import Services, make_server, set_health
+from broker.edge.grpc.server import Services, make_login_server, make_server, set_health
 from broker.edge.grpc.status import Condition, StatusService
 from broker.edge.grpc.tokens import TokenService
 from broker.edge.http.app import make_app
@@ -86,6 +89,7 @@ class Parts:
     max_ttl: timedelta
     clock: SystemClock
     meter: PrometheusMeter
+    outside: Outside = field(default_factory=Outside)
     # Why the home of the keys cannot be asked now, or nothing.
     key_home_problem: Callable[[], str] = str
 
@@ -102,6 +106,7 @@ class Broker:
         self._stopping = asyncio.Event()
         self.port = 0
         self.http_port = 0
+        self.login_port = 0
         meter, clock = parts.meter, parts.clock
         self.ledger: SqlLedger = open_store(
             parts.store_url,
@@ -125,6 +130,8 @@ class Broker:
             lifetimes=parts.lifetimes,
             away=str if parts.signs_in_memory else parts.key_home_problem,
         )
+        self.identities = IdentityTokens(parts.outside, clock)
+        self._login: grpc.aio.Server | None = None
 
     async def serve(self, on_ready: Callable[[], None]) -> None:
         """Serve until `stop` is called or the store fails. Raises the failure of the store."""
@@ -134,6 +141,8 @@ class Broker:
         loop = asyncio.get_running_loop()
         await asyncio.to_thread(self.signer.start)
         self.policies.watch(lambda in_force: self.signer.forget(in_force.revoked_keys))
+        self.policies.watch(lambda in_force: self.identities.configure(in_force.policy.providers.values()))
+        self.identities.configure(self.policies.current().policy.providers.values())
         publisher = Publisher(self.ledger, self.policies, self.signer, clock, boot=secrets.token_hex(8))
         hub = self._hub = FeedHub(
             publisher,
@@ -161,6 +170,8 @@ class Broker:
         outermost = Outermost(self.policies, clock, meter, parts.admins)
         server, self.port, healths = self._server(hub, completions, find_hits, drilling, keeper, outermost)
         await server.start()
+        if self._login is not None:
+            await self._login.start()
         http, http_socket = self._http(publisher), http_socket_of(self._doors)
         if http_socket is not None:
             self.http_port = http_socket.getsockname()[1]
@@ -184,7 +195,7 @@ class Broker:
         finally:
             if http is not None:
                 http.should_exit = True
-            await server.stop(grace=0.5)
+            await asyncio.gather(*(one.stop(grace=0.5) for one in (server, self._login) if one is not None))
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -199,6 +210,7 @@ class Broker:
 
     def close(self) -> None:
         """Release the store and forget the keys."""
+        self.identities.close()
         self.signer.close()
         self.ledger.close()
 
@@ -242,7 +254,7 @@ class Broker:
             except SignerUnavailable as failure:
                 stopping.append(failure.message)
         # Minting goes on while the keys last; people should know before they end.
-        passing = [self._parts.key_home_problem(), self.signer.problem]
+        passing = [self._parts.key_home_problem(), self.signer.problem, *self.identities.problems()]
         stops = tuple(text for text in stopping if text)
         return Condition(stops, tuple(dict.fromkeys(text for text in passing if text and not _told(text, stops))))
 
@@ -266,7 +278,7 @@ class Broker:
         drilling: Drilling,
         keeper: RosterKeeper,
         outermost: Outermost,
-    ) -> tuple[grpc.aio.Server, int, object]:
+    ) -> tuple[grpc.aio.Server, int, HealthServicer]:
         parts, clock, meter = self._parts, self._parts.clock, self._parts.meter
         revocations = self._revocations()
         list_verifiers = ListVerifiers(keeper, hub.listeners, self.policies, clock, is_sole=parts.is_sole)
@@ -307,7 +319,18 @@ class Broker:
             drills=DrillService(drilling),
         )
         self.policies.watch(lambda _in_force: self.signer.wake())
-        return bound_server(self._doors, lambda papers, listen: make_server(services, outermost, papers, listen))
+        bound = bound_server(self._doors, lambda papers, listen: make_server(services, outermost, papers, listen))
+        self._bind_login(services, bound[2])
+        return bound
+
+    def _bind_login(self, services: Services, healths: HealthServicer) -> None:
+        parts, door = self._parts, LoginDoor(self.identities)
+        outermost = Outermost(self.policies, parts.clock, parts.meter, parts.admins, login=door)
+        bound = bound_login_server(
+            self._doors, lambda papers, listen: make_login_server(services, outermost, papers, listen, healths)
+        )
+        if bound is not None:
+            self._login, self.login_port = bound
 
     def _http(self, publisher: Publisher) -> uvicorn.Server | None:
         if self._doors.http is None:
@@ -328,7 +351,7 @@ class Broker:
                     "server", (f"a part of the broker ended at the start: {type(failure).__name__}",)
                 ) from failure
 
-    async def _look_after(self, healths: object) -> None:
+    async def _look_after(self, healths: HealthServicer) -> None:
         pruned_ns = 0
         known: frozenset[str] = frozenset()
         while True:

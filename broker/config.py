@@ -1,6 +1,7 @@
 """Settings of `broker serve`: parsed once, with all problems reported together."""
 
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -30,6 +31,7 @@ class ServerSettings(_Section):
 
     listen: str = "127.0.0.1:7443"
     http_listen: str | None = "127.0.0.1:7444"
+    login_listen: str | None = None
     data_dir: Path
     admins: tuple[str, ...] = ()
 
@@ -90,6 +92,18 @@ class VaultSettings(_Section):
         return self
 
 
+class IdentitySettings(_Section):
+    """Whom the broker may ask about identities, and with which credentials it asks Kubernetes for TokenReviews.
+
+    `allow_private`: the `host:port` that may have a private address. `ca_file` stands in place of the system's CAs.
+    `review_token_files`: by provider, a token that may create TokenReviews; it is read anew each time.
+    """
+
+    allow_private: tuple[Annotated[str, Field(pattern=r"^([a-z0-9.-]+|[0-9a-f:]+):[1-9][0-9]{0,4}$")], ...] = ()
+    ca_file: Path | None = None
+    review_token_files: dict[str, Path] = {}
+
+
 class KeySettings(_Section):
     """Which signer: `local` (roots in encrypted files), `vault` (roots in transit), `transit` (all in it)."""
 
@@ -119,6 +133,7 @@ class Settings(_Section):
     store: StoreSettings = StoreSettings()
     vault: VaultSettings | None = None
     limits: LimitSettings = LimitSettings()
+    identity: IdentitySettings = IdentitySettings()
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")
@@ -153,14 +168,22 @@ def load_settings(path: Path) -> Settings:
     settings = _resolved(settings, path.parent)
     missing = tuple(
         f"{section}.{name}: there is no file {value}"
-        for section in ("tls", "keys", "vault", "store")
+        for section in ("tls", "keys", "vault", "store", "identity")
         if (part := getattr(settings, section)) is not None
-        for name, value in part
-        if isinstance(value, Path) and not value.exists()
+        for name, value in _files(part)
+        if not value.exists()
     )
     if missing:
         raise ConfigInvalid(str(path), missing)
     return settings
+
+
+def _files(section: BaseModel) -> Iterator[tuple[str, Path]]:
+    for name, value in section:
+        if isinstance(value, Path):
+            yield name, value
+        elif isinstance(value, dict):
+            yield from ((f"{name}.{key}", file) for key, file in value.items() if isinstance(file, Path))
 
 
 def _problem(error: object) -> str:
@@ -176,4 +199,6 @@ def _resolved(section: _T, folder: Path) -> _T:
             changes[name] = folder / value
         elif isinstance(value, BaseModel):
             changes[name] = _resolved(value, folder)
+        elif isinstance(value, dict):
+            changes[name] = {key: folder / file if isinstance(file, Path) else file for key, file in value.items()}
     return section.model_copy(update=changes)

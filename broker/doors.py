@@ -18,13 +18,14 @@ Bound = TypeVar("Bound")
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """Where to listen, and with which certificates. `http` None: no HTTP door."""
+    """Where to listen, and with which certificates. `http`, `login` None: no such door."""
 
     listen: str
     http: str | None
     cert: Path
     key: Path
     client_ca: Path
+    login: str | None = None
 
 
 def bound_server(doors: Doors, make: Callable[[grpc.ServerCredentials, str], Bound]) -> Bound:
@@ -43,6 +44,23 @@ def bound_server(doors: Doors, make: Callable[[grpc.ServerCredentials, str], Bou
     except RuntimeError as taken:
         raise ConfigInvalid(
             "server.listen", (f"{doors.listen} cannot be bound: is another broker or program using the port?",)
+        ) from taken
+
+
+def bound_login_server(doors: Doors, make: Callable[[grpc.ServerCredentials, str], Bound]) -> Bound | None:
+    """Return what `make` makes for the login door, where no certificate is asked for, or None: there is no such door.
+
+    Raises:
+        ConfigInvalid: With the field that is wrong.
+    """
+    if doors.login is None:
+        return None
+    credentials = grpc.ssl_server_credentials([(doors.key.read_bytes(), doors.cert.read_bytes())])
+    try:
+        return make(credentials, doors.login)
+    except RuntimeError as taken:
+        raise ConfigInvalid(
+            "server.login_listen", (f"{doors.login} cannot be bound: is another broker or program using the port?",)
         ) from taken
 
 

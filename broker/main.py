@@ -24,10 +24,10 @@ def main() -> None:
 # The server's parts take most of a second to load: only the commands that need them wait for that.
 
 
-def _dev(*, data: Path, port: int, http_port: int, once: bool) -> int:
+def _dev(*, data: Path, port: int, http_port: int, login_port: int, once: bool) -> int:
     from broker.running import run_dev  # noqa: PLC0415
 
-    return run_dev(data=data, port=port, http_port=http_port, once=once)
+    return run_dev(data=data, port=port, http_port=http_port, login_port=login_port, once=once)
 
 
 def _serve(*, config: Path) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from broker import demo
 from broker.adapters.clock import SystemClock
+from broker.adapters.identity_tokens import Outside
 from broker.adapters.key_rotation import Lifetimes
 from broker.adapters.local_root import LocalRoot, write_secret
 from broker.adapters.logs import set_up_logs
@@ -21,8 +22,9 @@ from broker.adapters.sql.engine import DataFolder
 from broker.assembly import Broker, Parts
 from broker.config import Settings, load_settings
 from broker.doors import Doors
-from broker.edge.cli.context import Context, Identity, context_path, write_context
+from broker.edge.cli.context import Context, Identity, Login, context_path, write_context
 from broker.errors import ConfigInvalid, Failure, StoreUnavailable
+from broker.https import Reach
 from broker.key_home import KeyHome, open_key_home
 from broker.sdk import Verifier
 from broker.token.keys import render_trust
@@ -49,11 +51,11 @@ def validate_policy(document: str, source: str) -> list[str]:
     return []
 
 
-def run_dev(*, data: Path, port: int, http_port: int, once: bool) -> int:
+def run_dev(*, data: Path, port: int, http_port: int, login_port: int, once: bool) -> int:
     """Run the demo broker in `data` until interrupted, or with `once` through the tour; return the exit code."""
     set_up_logs("error")
     try:
-        return asyncio.run(_dev(data, port, http_port, once=once))
+        return asyncio.run(_dev(data, port, http_port, login_port, once=once))
     except Failure as failure:
         return _failed(failure)
     except KeyboardInterrupt:
@@ -83,13 +85,20 @@ def _failed(failure: Failure) -> int:
     return EXIT_FAILED
 
 
-async def _dev(data: Path, port: int, http_port: int, *, once: bool) -> int:
+async def _dev(data: Path, port: int, http_port: int, login_port: int, *, once: bool) -> int:
     folder = DataFolder(data)
     try:
         papers = demo.issue_papers(data)
         broker = Broker(
             _dev_parts(data),
-            Doors(f"127.0.0.1:{port}", f"127.0.0.1:{http_port}", papers.server.cert, papers.server.key, papers.ca),
+            Doors(
+                f"127.0.0.1:{port}",
+                f"127.0.0.1:{http_port}",
+                papers.server.cert,
+                papers.server.key,
+                papers.ca,
+                login=f"127.0.0.1:{login_port}",
+            ),
         )
         broker.apply_first_policy(demo.POLICY, demo.ADMIN)
         outcome: list[Failure] = []
@@ -138,6 +147,8 @@ def _dev_parts(data: Path) -> Parts:
         max_ttl=timedelta(days=1),
         clock=SystemClock(),
         meter=PrometheusMeter(),
+        # Whoever tries it has the identity provider on the same machine.
+        outside=Outside(Reach(private=None)),
     )
 
 
@@ -167,10 +178,12 @@ def _show(broker: Broker, papers: demo.Papers, data: Path, *, once: bool) -> Non
             admin="admin",
             harness={"acme": "acme", "globex": "globex"},
             verifier={realm: f"verifier-{realm}" for realm in demo.REALMS},
+            login=Login(endpoint=f"127.0.0.1:{broker.login_port}"),
         ),
         context_file,
     )
     _say(f"broker is ready at {endpoint} (gRPC, mutual TLS), https://127.0.0.1:{broker.http_port} (HTTP)")
+    _say(f"  login    127.0.0.1:{broker.login_port} (gRPC, for identity tokens; see: broker login --help)")
     _say(f"  data     {data}")
     _say(f"  context  {context_file}")
     _say(f"  trust    {papers.trust}")
@@ -217,12 +230,20 @@ async def _serve(settings: Settings) -> int:
         home = open_key_home(settings, clock, meter)
         broker = Broker(
             _serve_parts(settings, clock, meter, home),
-            Doors(server.listen, server.http_listen, settings.tls.cert, settings.tls.key, settings.tls.client_ca),
+            Doors(
+                server.listen,
+                server.http_listen,
+                settings.tls.cert,
+                settings.tls.key,
+                settings.tls.client_ca,
+                login=server.login_listen,
+            ),
         )
 
         def ready() -> None:
             _spare_the_collector()
-            _say(f"broker is ready at port {broker.port} (gRPC) and {broker.http_port or 'no port'} (HTTP)")
+            login = f" and {broker.login_port} (login)" if broker.login_port else ""
+            _say(f"broker is ready at port {broker.port} (gRPC) and {broker.http_port or 'no port'} (HTTP){login}")
 
         await broker.serve(on_ready=ready)
         return EXIT_DONE
@@ -247,6 +268,10 @@ def _serve_parts(settings: Settings, clock: SystemClock, meter: PrometheusMeter,
         max_ttl=timedelta(seconds=settings.limits.max_ttl_s),
         clock=clock,
         meter=meter,
+        outside=Outside(
+            Reach(frozenset(settings.identity.allow_private), settings.identity.ca_file),
+            settings.identity.review_token_files,
+        ),
         key_home_problem=home.problem,
     )
 

@@ -109,6 +109,7 @@ class Served:
         policy: str | None = POLICY,
         store: str = "",
         keys: str = "",
+        identity: str | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
@@ -118,6 +119,7 @@ class Served:
         self.log = folder / "broker.log"
         self.port = 0
         self.http_port = 0
+        self.login_port = 0
         self._policy = policy
         self._environment = dict(environment or {})
         self._channels: list[grpc.Channel] = []
@@ -128,6 +130,7 @@ class Served:
 [server]
 listen = "127.0.0.1:PORT"
 http_listen = "127.0.0.1:HTTP"
+{'login_listen = "127.0.0.1:LOGIN"' if identity is not None else ""}
 data_dir = "{folder / "data"}"
 admins = ["{ADMIN}"]
 [tls]
@@ -137,6 +140,7 @@ client_ca = "{self.authority.ca}"
 [store]
 {store}
 {keys}
+{f"[identity]{chr(10)}{identity}" if identity else ""}
 [log]
 level = "debug"
 """
@@ -161,7 +165,11 @@ level = "debug"
     def start(self) -> None:
         """Start the process, on the ports it had before, and wait until it is ready."""
         config = self.folder / "broker.toml"
-        config.write_text(self._config.replace("PORT", str(self.port)).replace("HTTP", str(self.http_port)))
+        ports = {"PORT": self.port, "HTTP": self.http_port, "LOGIN": self.login_port}
+        text = self._config
+        for name, port in ports.items():
+            text = text.replace(f":{name}", f":{port}")
+        config.write_text(text)
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
                 [*self.prefix, BROKER, "serve", "--config", config],
@@ -177,6 +185,7 @@ level = "debug"
         self.process.stdout.close()
         words = line.split()
         self.port, self.http_port = int(words[5]), int(words[8])
+        self.login_port = int(words[11]) if "(login)" in words else 0
 
     def kill(self) -> None:
         assert self.process is not None
@@ -190,6 +199,15 @@ level = "debug"
     def identity(self, name: str) -> Identity:
         papers = self.papers[name]
         return Identity(certificate=papers.certificate, key=papers.key, ca=papers.ca)
+
+    def login_channel(self, token: str = "") -> grpc.Channel:
+        """Connect to the login door, without a certificate; with `token`, each call carries it."""
+        credentials = grpc.ssl_channel_credentials(self.authority.ca.read_bytes())
+        if token:
+            credentials = grpc.composite_channel_credentials(credentials, grpc.access_token_call_credentials(token))
+        channel = grpc.secure_channel(f"127.0.0.1:{self.login_port}", credentials)
+        self._channels.append(channel)
+        return channel
 
     def channel(self, name: str) -> grpc.Channel:
         channel = grpc.secure_channel(self.endpoint, self.identity(name).credentials())

@@ -13,6 +13,7 @@ from broker.edge.cli.problems import Misused, Unusable
 T = TypeVar("T")
 
 OWNER_ONLY = 0o600
+LOGIN_FIELDS = ("endpoint", "issuer", "client_id", "issuer_ca")
 _OTHERS = 0o077
 _HINT = "start `broker dev`, or give --endpoint, --ca, --cert and --cert-key"
 
@@ -27,6 +28,16 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class Login:
+    """Where people without a certificate log in: the broker's login door, and the provider. None: flags must say it."""
+
+    endpoint: str | None = None
+    issuer: str | None = None
+    client_id: str | None = None
+    issuer_ca: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """What the file says. `admin`, `harness` (by partner) and `verifier` (by realm) name identities."""
 
@@ -37,6 +48,7 @@ class Context:
     admin: str | None = None
     harness: Mapping[str, str] = field(default_factory=dict)
     verifier: Mapping[str, str] = field(default_factory=dict)
+    login: Login = field(default_factory=Login)
 
     def named(self, name: str) -> Identity:
         """Return the identity `name`. Raises Misused."""
@@ -138,6 +150,7 @@ def _document(context: Context) -> dict[str, object]:
             "harness": dict(context.harness),
             "verifier": dict(context.verifier),
         },
+        "login": {name: str(value) for name in LOGIN_FIELDS if (value := getattr(context.login, name)) is not None},
     }
 
 
@@ -151,7 +164,17 @@ def _parsed(unverified: Any, folder: Path) -> Context:
         admin=None if defaults["admin"] is None else _text(defaults["admin"]),
         harness=_mapped(defaults["harness"], _text),
         verifier=_mapped(defaults["verifier"], _text),
+        # Contexts of before have none.
+        login=_login(unverified.get("login", {}), folder),
     )
+
+
+def _login(unverified: Any, folder: Path) -> Login:
+    texts = _mapped(unverified, _text)
+    if not set(texts) <= set(LOGIN_FIELDS):
+        raise TypeError("not a login")
+    ca = texts.pop("issuer_ca", None)
+    return Login(**texts, issuer_ca=None if ca is None else folder / ca)
 
 
 def _identity(unverified: Any, folder: Path) -> Identity:

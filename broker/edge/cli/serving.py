@@ -11,11 +11,12 @@ import click
 from broker.edge.cli.command import Command
 
 DEV_PORT = 7443
+DEV_LOGIN_PORT = 7442
 DEV_HTTP_PORT = 7444
 _PORT = click.IntRange(0, 65_535)
 
 Dev = Callable[..., int]
-"""Called with data: Path, port: int, http_port: int, once: bool; returns the exit code."""
+"""Called with data: Path, port: int, http_port: int, login_port: int, once: bool; returns the exit code."""
 Serve = Callable[..., int]
 """Called with config: Path; returns the exit code."""
 
@@ -38,8 +39,15 @@ def dev_command(dev: Dev) -> click.Command:
     @click.option(
         "--http-port", type=_PORT, help=f"HTTP port, 0: any free one. Default: {DEV_HTTP_PORT}; with --once 0."
     )
+    @click.option(
+        "--login-port",
+        type=_PORT,
+        help=f"gRPC port for callers with identity tokens, 0: any free one. Default: {DEV_LOGIN_PORT}; with --once 0.",
+    )
     @click.option("--once", is_flag=True, help="Mint, verify, revoke, be denied; then stop. Exits 0 if all went so.")
-    def command(*, data: Path | None, port: int | None, http_port: int | None, once: bool) -> int:
+    def command(
+        *, data: Path | None, port: int | None, http_port: int | None, login_port: int | None, once: bool
+    ) -> int:
         """Run a broker here, and print what to try.
 
         One process with embedded defaults; no Vault is needed. It writes a context file, so that the other
@@ -50,6 +58,7 @@ def dev_command(dev: Dev) -> click.Command:
                 data=folder,
                 port=port if port is not None else (0 if once else DEV_PORT),
                 http_port=http_port if http_port is not None else (0 if once else DEV_HTTP_PORT),
+                login_port=login_port if login_port is not None else (0 if once else DEV_LOGIN_PORT),
                 once=once,
             )
 

@@ -13,6 +13,7 @@ from grpc.aio import AbortError, ServerInterceptor, ServicerContext
 
 from broker.edge.grpc.callers import PeerCertificates
 from broker.edge.grpc.failures import DETAILS_KEY, code_of, details_of
+from broker.edge.grpc.login import LoginDoor, must_not_authorize
 from broker.edge.grpc.translate import is_request_id
 from broker.errors import Defect, Failure, Invalid
 from broker.service.calling import Caller, identify
@@ -30,20 +31,33 @@ CALLER: ContextVar[Caller] = ContextVar("caller")
 
 
 class Outermost(ServerInterceptor):
-    """Identifies the principal on each call and maps every failure through the one table."""
+    """Identifies the principal on each call and maps every failure through the one table.
 
-    def __init__(self, policies: Policies, clock: Clock, meter: Meter, admins: frozenset[str]) -> None:
+    With a `login`, callers are proven by it and by nothing else; without, by their certificates.
+    """
+
+    def __init__(
+        self, policies: Policies, clock: Clock, meter: Meter, admins: frozenset[str], *, login: LoginDoor | None = None
+    ) -> None:
         self._policies = policies
         self._clock = clock
         self._meter = meter
         self._admins = admins
+        self._login = login
         self._certificates = PeerCertificates()
         self._wrapped: dict[str, grpc.RpcMethodHandler] = {}
 
     def caller(self, context: ServicerContext) -> Caller:
-        """Return who is calling, by the policy as it is now. Raises Unauthenticated."""
+        """Return who is calling by a certificate, by the policy as it is now. Raises Unauthenticated."""
+        must_not_authorize(context.invocation_metadata() or ())
         proof = self._certificates.proof(context, self._clock.now())
         return identify(proof, self._policies.current(), self._admins)
+
+    async def _caller(self, context: ServicerContext) -> Caller:
+        if self._login is None:
+            return self.caller(context)
+        # The configuration's admins have certificates: nobody becomes one of them by a provider's word.
+        return identify(await self._login.proof(context), self._policies.current(), frozenset())
 
     async def intercept_service(
         self,
@@ -86,7 +100,7 @@ class Outermost(ServerInterceptor):
             started = time.monotonic()
             principal, failure = "", None
             try:
-                caller = self.caller(context)
+                caller = await self._caller(context)
                 principal = caller.principal
                 CALLER.set(caller)
                 return await inner(_readable(request), context)
@@ -105,7 +119,7 @@ class Outermost(ServerInterceptor):
             started = time.monotonic()
             principal, failure = "", None
             try:
-                caller = self.caller(context)
+                caller = await self._caller(context)
                 principal = caller.principal
                 CALLER.set(caller)
                 async for response in inner(readable(request), context):

@@ -71,12 +71,7 @@ def make_server(
 ) -> tuple[grpc.aio.Server, int, HealthServicer]:
     """Return a server bound to `address`, not started, with its port and its health. Raises RuntimeError if taken."""
     server = grpc.aio.server(interceptors=(outermost,), options=OPTIONS)
-    tokens_pb2_grpc.add_TokenServiceServicer_to_server(services.tokens, server)
-    runs_pb2_grpc.add_RunServiceServicer_to_server(services.runs, server)
-    revocations_pb2_grpc.add_RevocationServiceServicer_to_server(services.revocations, server)
-    policy_pb2_grpc.add_PolicyServiceServicer_to_server(services.policy, server)
-    status_pb2_grpc.add_StatusServiceServicer_to_server(services.status, server)
-    drills_pb2_grpc.add_DrillServiceServicer_to_server(services.drills, server)
+    _add(services, server)
     server.add_generic_rpc_handlers((services.feed.handler(),))
     healths = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)
@@ -95,6 +90,29 @@ def make_server(
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     port = server.add_secure_port(address, credentials)
     return server, port, healths
+
+
+def make_login_server(
+    services: Services, outermost: Outermost, credentials: grpc.ServerCredentials, address: str, healths: HealthServicer
+) -> tuple[grpc.aio.Server, int]:
+    """Return a server for callers without a certificate, bound to `address` and not started, with its port.
+
+    It has no feed, because verifiers have certificates, and no reflection, because anybody can reach it.
+    Raises RuntimeError if the port is taken.
+    """
+    server = grpc.aio.server(interceptors=(outermost,), options=OPTIONS)
+    _add(services, server)
+    health_pb2_grpc.add_HealthServicer_to_server(healths, server)
+    return server, server.add_secure_port(address, credentials)
+
+
+def _add(services: Services, server: grpc.aio.Server) -> None:
+    tokens_pb2_grpc.add_TokenServiceServicer_to_server(services.tokens, server)
+    runs_pb2_grpc.add_RunServiceServicer_to_server(services.runs, server)
+    revocations_pb2_grpc.add_RevocationServiceServicer_to_server(services.revocations, server)
+    policy_pb2_grpc.add_PolicyServiceServicer_to_server(services.policy, server)
+    status_pb2_grpc.add_StatusServiceServicer_to_server(services.status, server)
+    drills_pb2_grpc.add_DrillServiceServicer_to_server(services.drills, server)
 
 
 async def set_health(healths: HealthServicer, *, minting: bool, storing: bool) -> None:

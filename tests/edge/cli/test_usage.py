@@ -306,13 +306,15 @@ def test_other_commands_start_nothing(broker: Program) -> None:
 def test_dev_is_started_with_its_defaults(bare: Program) -> None:
     assert bare("dev").exit_code == 0
     home = Path(str(bare.environment["XDG_DATA_HOME"]))
-    assert bare.started == [("dev", {"data": home / "broker" / "dev", "port": 7443, "http_port": 7444, "once": False})]
+    assert bare.started == [
+        ("dev", {"data": home / "broker" / "dev", "port": 7443, "http_port": 7444, "login_port": 7442, "once": False})
+    ]
 
 
 def test_dev_is_started_as_it_is_told(bare: Program, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     assert bare("dev", "--data", str(folder), "--port", "1", "--http-port", "0", "--once").exit_code == 0
-    assert bare.started == [("dev", {"data": folder, "port": 1, "http_port": 0, "once": True})]
+    assert bare.started == [("dev", {"data": folder, "port": 1, "http_port": 0, "login_port": 0, "once": True})]
 
 
 def test_the_tour_leaves_nothing_behind_and_takes_free_ports(bare: Program) -> None:
