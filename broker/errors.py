@@ -20,7 +20,7 @@ class Failure(Exception):
     """
 
     reason: ClassVar[str] = "INTERNAL"
-    retry_after_s: ClassVar[float | None] = None
+    retry_after_s: float | None = None
     default_hint: ClassVar[str] = ""
 
     def __init__(self, message: str, *, hint: str = "", metadata: Mapping[str, str] | None = None) -> None:
@@ -154,9 +154,30 @@ class LoginTooOld(Failure):
 
 
 class LimitReached(Failure):
-    """A limit of the grant is reached."""
+    """A limit of the grant or the partner is reached; the metadata's `limit` names it.
+
+    `retry_after_s` is set where waiting helps: for rates, and for tokens that come to their end.
+    """
 
     reason = "LIMIT_REACHED"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        metadata: Mapping[str, str] | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, metadata=metadata)
+        self.retry_after_s = retry_after_s
+
+
+class RunProofRefused(Failure):
+    """The proof of a run's key is missing, used before, too old, or not by this key for this request."""
+
+    reason = "RUN_PROOF_REFUSED"
+    default_hint = "send the metadata entry run-proof, made anew for each call with the run's own key"
 
 
 class Overloaded(Failure):
@@ -287,6 +308,15 @@ class Revoked(Rejected):
         """Ledger index of the revocation that killed it; 0 when who said so did not say which."""
         text = self.metadata.get("index", "")
         return int(text) if text.isdecimal() and len(text) <= _MAX_INDEX_DIGITS else 0
+
+
+class UsedUp(Rejected):
+    """The token was used as often as it may be, at this verifier."""
+
+    reason = "USED_UP"
+    http_status = 403
+    grpc_code = "PERMISSION_DENIED"
+    default_hint = "mint a new one"
 
 
 class Stale(Rejected):

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import assert_never
 
 from broker.domain.approval import Approval
@@ -36,6 +36,17 @@ from broker.service.approval_ports import (
     RoomToAsk,
     VoteCast,
 )
+from broker.service.limit_ports import (
+    RATE_WINDOW,
+    Count,
+    Counted,
+    Limit,
+    Scope,
+    TokensCounted,
+    WithinLimits,
+    limit_reached,
+    subject_of,
+)
 from broker.service.policy_ports import PolicyDocument, PolicyVersion
 from broker.service.ports import (
     Appended,
@@ -53,8 +64,10 @@ from broker.service.ports import (
     PolicyReplaced,
     RevocationAdded,
     RevocationRecord,
+    RunHasLapsed,
     RunIsOpen,
     RunKept,
+    RunLapsed,
     RunOpened,
     RunRecord,
     TokensRevoked,
@@ -95,6 +108,8 @@ class Disk:
     completions: dict[int, CompletionRecord] = field(default_factory=dict)
     drills: list[DrillRecord] = field(default_factory=list)
     schedules: dict[str, int] = field(default_factory=dict)
+    counts: list[tuple[Count, datetime]] = field(default_factory=list)
+    tokens: dict[str, int] = field(default_factory=dict)
     sightings: dict[tuple[str, str], Sighting] = field(default_factory=dict)
     approvals: dict[str, ApprovalRecord] = field(default_factory=dict)
     checkpoints: dict[int, CheckpointRecord] = field(default_factory=dict)
@@ -112,7 +127,7 @@ class Disk:
         shallow = copy.copy(self)
         for name in (
             "entries", "policies", "blocks", "revocations", "certificates", "runs", "requests", "completions", "drills",
-            "schedules", "sightings", "approvals", "checkpoints",
+            "schedules", "sightings", "approvals", "checkpoints", "counts", "tokens",
         ):  # fmt: skip
             setattr(shallow, name, copy.copy(getattr(self, name)))
         shallow.lock = threading.Lock()
@@ -134,8 +149,9 @@ class Disk:
                 return Appended(known[1], True, self.version)
         if write.expecting is not None and write.expecting != self.version:
             raise PolicyMoved(f"the policy is at version {self.version}, not {write.expecting}")
+        noted: list[LimitReached] = []
         for guard in write.guards:
-            self._check(guard)
+            self._check(guard, noted)
         first = len(self.entries)
         try:
             entries = [draft(first + offset) for offset, draft in enumerate(write.drafts)]
@@ -149,9 +165,9 @@ class Disk:
             self.version += self._apply(effect, indices)
         if request is not None:
             self.requests[request.principal, request.request_id] = (request.digest, indices, at)
-        return Appended(indices, False, self.version)
+        return Appended(indices, False, self.version, tuple(noted))
 
-    def _check(self, guard: Guard) -> None:
+    def _check(self, guard: Guard, noted: list[LimitReached]) -> None:
         match guard:
             case RunIsOpen(run, partner, realm, at):
                 record = self.runs.get(run)
@@ -159,6 +175,13 @@ class Disk:
                     raise NotFound(f"there is no run {run} of yours in this realm")
                 if record.is_closed or record.lease_ends_at <= at:
                     raise RunEnded(f"run {run} is over")
+            case RunHasLapsed(run, at):
+                record = self.runs.get(run)
+                if record is None or record.is_closed or record.lease_ends_at > at:
+                    raise RunEnded(f"run {run} has not lapsed, or has ended before")
+            case WithinLimits(limits, at):
+                for limit in limits:
+                    self._must_be_within(limit, at, noted)
             case BlockIsSet(selector):
                 if selector not in self.blocks:
                     raise NotFound(f"there is no block on {selector}")
@@ -195,6 +218,12 @@ class Disk:
             case RunKept(run_id, ends_at):
                 run = self.runs[run_id]
                 self.runs[run_id] = replace(run, lease_ends_at=max(run.lease_ends_at, ends_at))
+            case RunLapsed(run_id):
+                self.runs[run_id] = replace(self.runs[run_id], is_closed=True, is_lapsed=True)
+            case TokensCounted(counts, at, runs):
+                self.counts += [(one, at) for one in counts]
+                for run_id, tokens in runs:
+                    self.tokens[run_id] = self.tokens.get(run_id, 0) + tokens
             case CertificateAdded(realm, purpose, kid, certificate, expires_at):
                 self.certificates[first, kid] = CertificateRecord(first, realm, purpose, kid, certificate, expires_at)
             case CompletionAwaited(realms, lease_ms):
@@ -265,7 +294,50 @@ class Disk:
             named = (selector.get(Dimension.REALM) or run.realm, selector.get(Dimension.PARTNER) or run.partner)
             if named == (run.realm, run.partner):
                 self.runs[run.id] = replace(run, is_closed=True)
+                self.counts = [
+                    (replace(one, ends_at=min(one.ends_at, effect.at)) if one.run == run.id else one, at)
+                    for one, at in self.counts
+                ]
         return effect.blocks or selector.is_absolute
+
+    def _must_be_within(self, limit: Limit, at: datetime, noted: list[LimitReached]) -> None:
+        mine = [(one, minted_at) for one, minted_at in self.counts if one.scope == limit.scope]
+        match limit.counted:
+            case Counted.MINTS_PER_MINUTE:
+                leaving = [(minted_at + RATE_WINDOW, one.tokens) for one, minted_at in mine]
+            case Counted.LIVE_TOKENS:
+                leaving = [(one.ends_at, one.tokens) for one, _ in mine]
+            case Counted.TOKENS_PER_RUN:
+                leaving = [(datetime.max.replace(tzinfo=UTC), self.tokens.get(limit.run or "", 0))]
+            case Counted.LIVE_RUNS:
+                leaving = [(datetime.max.replace(tzinfo=UTC), self._live_runs(limit.scope, at))]
+            case _:
+                assert_never(limit.counted)
+        taken = sorted((leaves_at, tokens) for leaves_at, tokens in leaving if leaves_at > at)
+        used = sum(tokens for _, tokens in taken)
+        if used + limit.wanted <= limit.most:
+            return
+        wait_s, too_many = None, used + limit.wanted - limit.most
+        if limit.counted in (Counted.MINTS_PER_MINUTE, Counted.LIVE_TOKENS) and limit.wanted <= limit.most:
+            for leaves_at, tokens in taken:
+                too_many -= tokens
+                if too_many <= 0:
+                    wait_s = (leaves_at - at).total_seconds()
+                    break
+        reached = limit_reached(limit, used, wait_s)
+        if not limit.is_audit_only:
+            raise reached
+        noted.append(reached)
+
+    def _live_runs(self, scope: Scope, at: datetime) -> int:
+        live = [run for run in self.runs.values() if not run.is_closed and run.lease_ends_at > at]
+        if scope.grant is None:
+            return sum(run.partner == scope.partner for run in live)
+        return sum(
+            scope.grant in dict(run.grants).values()
+            and scope.subject in (None, subject_of(run.partner, run.user, run.workload))
+            for run in live
+        )
 
     def changes(self, after: int, now: datetime) -> Changes:
         """Return one consistent view of what came at index >= `after`."""
@@ -372,6 +444,11 @@ class FakeLedger:
         newest = sorted(self.disk.runs.values(), key=lambda run: (-run.opened_at.timestamp(), run.id))
         return [run for run in newest if partner in (None, run.partner)][:limit]
 
+    def lapsed(self, now: datetime, limit: int) -> Sequence[RunRecord]:
+        """As the port says."""
+        over = [run for run in self.disk.runs.values() if not run.is_closed and run.lease_ends_at <= now]
+        return sorted(over, key=lambda run: run.lease_ends_at)[:limit]
+
     def revocations(self, after: int, limit: int) -> Sequence[RevocationRecord]:
         """As the port says."""
         with self.disk.lock:
@@ -381,11 +458,13 @@ class FakeLedger:
         """As the port says."""
         disk = self.disk
         with self.disk.lock:
-            before = len(disk.revocations) + len(disk.certificates) + len(disk.requests)
+            before = len(disk.revocations) + len(disk.certificates) + len(disk.requests) + len(disk.counts)
+            disk.counts = [(one, at) for one, at in disk.counts if max(one.ends_at, at + RATE_WINDOW) > now]
             disk.revocations = {at: one for at, one in disk.revocations.items() if one.keep_until > now}
             disk.certificates = {at: one for at, one in disk.certificates.items() if one.expires_at > now}
             disk.requests = {at: one for at, one in disk.requests.items() if one[2] > now - KEEP_REQUESTS}
-            return before - len(disk.revocations) - len(disk.certificates) - len(disk.requests)
+            after = len(disk.revocations) + len(disk.certificates) + len(disk.requests) + len(disk.counts)
+            return before - after
 
     def wall_clock(self) -> datetime | None:
         """As the port says."""

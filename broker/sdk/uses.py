@@ -127,8 +127,17 @@ class Use:
 class Uses:
     """All uses of one verifier. Judged anew by `recheck` after each frame, and by a timer at the nearest end."""
 
-    def __init__(self, verify: Verify, state: Callable[[], Trusted], outside: Outside = OUTSIDE) -> None:
+    def __init__(
+        self,
+        verify: Verify,
+        state: Callable[[], Trusted],
+        outside: Outside = OUTSIDE,
+        *,
+        spend: Callable[[Claims], None] = lambda _: None,
+    ) -> None:
         self.verify = verify
+        # Once, as it begins: being judged again is no further use.
+        self._spend = spend
         self._outside = outside
         self._state = state
         self._held: set[Use] = set()
@@ -179,6 +188,7 @@ class Uses:
             self._began += 1
         try:
             proof = use.check()
+            self._spend(proof.claims)
             with self._changed:
                 if use.reason is not None:
                     # Cancelled in between: it never ran, so it is refused and was not cut.

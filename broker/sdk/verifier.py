@@ -16,6 +16,7 @@ from broker.sdk.following import Follower, Step, Trusted, nothing_trusted
 from broker.sdk.forking import follow_forks
 from broker.sdk.identity import Identity, endpoint_list
 from broker.sdk.remembered import Remembered
+from broker.sdk.spending import Spending
 from broker.sdk.stream import Pace
 from broker.sdk.uses import NS_PER_S, Proof, Use, Uses
 from broker.token.keys import RealmTrust, parse_trust
@@ -106,7 +107,8 @@ class Verifier:
         self._half = max(1, cached_tokens // 2)
         mark = remembered.load() if remembered is not None else None
         self._follower = Follower(trust, mark=mark, max_lease_ms=self._max_lease_ms)
-        self._uses = Uses(self.verify, lambda: self._follower.state, connection.outside)
+        self._spending = Spending(self._earliest_s)
+        self._uses = Uses(self._accept, lambda: self._follower.state, connection.outside, spend=self._spending.spend)
         self._feed = Feed(connection, self._follower, remembered, self._on_step, Answers(self._uses))
         self._young: dict[str, _Seen] = {}
         self._old: dict[str, _Seen] = {}
@@ -168,9 +170,16 @@ class Verifier:
 
         Raises:
             Malformed, Untrusted, WrongRealm, Expired, NotYetValid: 401, get a new token.
-            NotAllowed, Revoked: 403, stop.
+            NotAllowed, Revoked, UsedUp: 403, stop.
             Stale: 503, nothing can be judged.
         """
+        proof = self._accept(token, model)
+        # Of a token that may be used so often only, this was one use.
+        if proof.claims.uses is not None:
+            self._spending.spend(proof.claims)
+        return proof
+
+    def _accept(self, token: str, model: str) -> Proof:
         if not isinstance(token, str):
             raise Malformed("a token is a text")
         if not isinstance(model, str):
@@ -317,6 +326,10 @@ class Verifier:
             for wake in self._wakers:
                 wake()
 
+    def _earliest_s(self) -> float | None:
+        time = self._follower.state.time
+        return None if time is None else time.earliest_ms(self._boottime_ns()) / 1000
+
     def _stale(self) -> Stale:
         if self._is_closed:
             return Stale("the verifier is closed", hint="make a new one")
@@ -349,6 +362,7 @@ class Verifier:
         # Only the mark stays, so that the child does not go back behind its parent.
         self._follower = Follower(self._trust, mark=self._follower.mark, max_lease_ms=self._max_lease_ms)
         self._uses.forget_after_fork()
+        self._spending.forget_after_fork()
         self._feed = Feed(self._connection, self._follower, self._remembered, self._on_step, Answers(self._uses))
         self._young, self._old = {}, {}
         self._changed = threading.Condition()

@@ -25,6 +25,7 @@ from broker.errors import (
 from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry
 from broker.service.calling import Caller, must_still_be_known
 from broker.service.enforcing import Demand, enforce
+from broker.service.limits import limits_of_mint, note_limits
 from broker.service.metering import Meter
 from broker.service.policies import Policies, PolicyInForce
 from broker.service.ports import (
@@ -160,7 +161,8 @@ class Mint:
         drafts = [_draft(slip, now, request, str(caller.proof)) for slip in slips]
         runs = {(ask.run, ask.partner, ask.realm) for ask in asks if ask.run is not None}
         guards = tuple(RunIsOpen(run, partner, realm, now) for run, partner, realm in sorted(runs))
-        write = Write(drafts, request=request, expecting=in_force.version, guards=guards)
+        within, counted = limits_of_mint([(slip.claims, slip.grant) for slip in slips], in_force.policy, now)
+        write = Write(drafts, request=request, expecting=in_force.version, guards=(*guards, *within), effects=counted)
 
         def settle(done: Future[Appended]) -> None:
             # This is the ledger's own thread: what reads or writes again must go elsewhere, or it waits for itself.
@@ -169,6 +171,7 @@ class Mint:
                 if appended.is_repeat:
                     self._elsewhere.submit(self._settle_repeat, appended, request, outcome)
                 else:
+                    note_limits(appended.noted, in_force.policy, self._meter)
                     outcome.set_result(Reserved(tuple(slips)))
             except PolicyMoved:
                 self._elsewhere.submit(self._reattempt, caller, asks, request, outcome, attempts_left)
@@ -315,8 +318,14 @@ def claims_for(ask: Ask, allowed: Allowed, client: str, policy: Policy, now: dat
         parents=(),
         idx=1,
         cnf=None,
+        uses=_uses(policy, allowed.grant),
         act={"sub": f"{ask.partner}/workload/{ask.workload}"} if acts else None,
     )
+
+
+def _uses(policy: Policy, grant_id: str) -> int | None:
+    grant = policy.grant(grant_id)
+    return None if grant is None or grant.is_audit_only else grant.limits.uses_per_token
 
 
 def _draft(slip: _Slip, at: datetime, request: RequestKey, proof: str) -> Draft:

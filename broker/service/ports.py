@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from broker.errors import LimitReached
 from broker.service.approval_ports import (
     ApprovalAsked,
     ApprovalEnded,
@@ -14,6 +15,7 @@ from broker.service.approval_ports import (
     RoomToAsk,
     VoteCast,
 )
+from broker.service.limit_ports import TokensCounted, WithinLimits
 from broker.service.proof_ports import (
     Completed,
     CompletionAwaited,
@@ -52,6 +54,14 @@ class RunIsOpen:
 
 
 @dataclass(frozen=True, slots=True)
+class RunHasLapsed:
+    """Guard: the run is neither closed nor ended yet, and its lease has run out at `at`. Refused with `RunEnded`."""
+
+    run: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class BlockIsSet:
     """Guard: exactly this block is in force. Refused with `NotFound`."""
 
@@ -65,7 +75,17 @@ class KeyIsTrusted:
     kid: str
 
 
-Guard = RunIsOpen | BlockIsSet | KeyIsTrusted | CompletionIsDue | RoomToAsk | ApprovalIsOpen | HasNotVoted
+Guard = (
+    RunIsOpen
+    | RunHasLapsed
+    | BlockIsSet
+    | KeyIsTrusted
+    | CompletionIsDue
+    | WithinLimits
+    | RoomToAsk
+    | ApprovalIsOpen
+    | HasNotVoted
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +146,18 @@ class RunRecord:
     lease_s: int
     lease_ends_at: datetime
     is_closed: bool
+    # Ended because its lease ran out. Then it is closed, too.
+    is_lapsed: bool = False
+    # Whom its tokens are for; without both, any principal of the partner.
+    user: str | None = None
+    workload: str | None = None
+    # From where it was opened.
+    environment: str | None = None
+    # Model and grant of each decision at the opening.
+    grants: tuple[tuple[str, str], ...] = ()
+    # Public JWK; without one, whoever speaks for the partner may use the run.
+    key: Mapping[str, str] | None = None
+    approval: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +173,13 @@ class RunKept:
 
     run: str
     lease_ends_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RunLapsed:
+    """Effect: the run is closed, and known to have lapsed. Beside the revocation of its tokens."""
+
+    run: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +200,8 @@ Effect = (
     | BlockLifted
     | RunOpened
     | RunKept
+    | RunLapsed
+    | TokensCounted
     | CertificateAdded
     | CompletionAwaited
     | Completed
@@ -190,11 +231,15 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """`indices` of the write's entries. With `is_repeat` nothing was written: they are the first answer's."""
+    """`indices` of the write's entries. With `is_repeat` nothing was written: they are the first answer's.
+
+    `noted`: what limits that are only audited would have refused.
+    """
 
     indices: range
     is_repeat: bool
     policy_version: int
+    noted: tuple[LimitReached, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,11 +345,14 @@ class Ledger(Protocol):
     def runs(self, partner: str | None, limit: int) -> Sequence[RunRecord]:
         """Return runs, newest first."""
 
+    def lapsed(self, now: datetime, limit: int) -> Sequence[RunRecord]:
+        """Return runs that are not closed and whose lease has run out at `now`, the longest lapsed first."""
+
     def revocations(self, after: int, limit: int) -> Sequence[RevocationRecord]:
         """Return revocations with an index larger than `after`, smallest first."""
 
     def prune(self, now: datetime) -> int:
-        """Drop revocations, certificates and request ids that can matter no more; return how many."""
+        """Drop revocations, certificates, request ids and counts that can matter no more; return how many."""
 
     def wall_clock(self) -> datetime | None:
         """Return the store's own clock, or None where the store has none (SQLite)."""

@@ -61,6 +61,8 @@ class Claims:
     idx: int
     cnf: Mapping[str, object] | None = None
     act: Mapping[str, object] | None = None
+    # How often each verifier accepts it; None: as often as it is shown.
+    uses: int | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -106,10 +108,10 @@ def decode_claims(payload: bytes) -> Claims:
         raise Malformed("payload is not exactly our claims, spelled as we spell them")
     # fmt: off
     (act, aud, client_id, cnf, env, exp, iat, idx, iss, jti, labels, models, nbf, parents,
-     partner, realm, run, scope, sub, test, user, workload) = found.groups()
+     partner, realm, run, scope, sub, test, user, uses, workload) = found.groups()
     values = (act and _opaque(act), aud, client_id, cnf and _opaque(cnf), env, int(exp), int(iat), int(idx), iss, jti,
               _items(labels), _items(models), int(nbf), _items(parents),
-              partner, realm, run, scope, sub, test, user, workload)
+              partner, realm, run, scope, sub, test, user, uses and int(uses), workload)
     # fmt: on
     # Past the constructor, which would judge each value again; what the pattern cannot judge is next.
     claims = object.__new__(Claims)
@@ -136,7 +138,8 @@ def _opaque(text: str) -> Mapping[str, object]:
 
 def _check_each(c: Claims) -> None:
     """Judge each claim by itself, as `_PAYLOAD` does."""
-    for name, number in (("iat", c.iat), ("nbf", c.nbf), ("exp", c.exp), ("idx", c.idx)):
+    uses = 1 if c.uses is None else c.uses
+    for name, number in (("iat", c.iat), ("nbf", c.nbf), ("exp", c.exp), ("idx", c.idx), ("uses", uses)):
         # `True` and `1.0` count as 1 in Python, and are something else on the wire.
         if type(number) is not int:
             raise Invalid(name, "is not a whole number")
@@ -185,6 +188,7 @@ def _check_together(c: Claims) -> None:
         raise Invalid("exp", "nbf <= iat < exp <= iat + 7 days does not hold")
     if not 1 <= c.idx <= MAX_SAFE_INT:
         raise Invalid("idx", "is not the index of a token; 0 is the ledger's own")
+    _check_uses(c.uses)
     if not 1 <= len(c.models) <= MAX_MODELS or _has_twice(c.models):
         raise Invalid("models", f"1 to {MAX_MODELS} different models are needed")
     if c.scope != "model:" + " model:".join(c.models):
@@ -193,6 +197,11 @@ def _check_together(c: Claims) -> None:
         raise Invalid("labels", f"at most {MAX_LABELS}, sorted and different, are allowed")
     if len(c.parents) > MAX_PARENTS or _has_twice(c.parents):
         raise Invalid("parents", f"at most {MAX_PARENTS} different ones are allowed")
+
+
+def _check_uses(uses: int | None) -> None:
+    if uses is not None and not 1 <= uses <= MAX_SAFE_INT:
+        raise Invalid("uses", "is not a number of uses, from 1")
 
 
 def _has_twice(items: tuple[str, ...]) -> bool:
@@ -212,7 +221,7 @@ def _check_opaque(name: str, value: Mapping[str, object]) -> None:
 def _pattern() -> str:
     """Return the pattern of a payload; its groups are the claims' values, in the order of their names."""
     rules = {
-        **dict.fromkeys(("iat", "nbf", "exp", "idx"), r"([1-9][0-9]{0,15})"),
+        **dict.fromkeys(("iat", "nbf", "exp", "idx", "uses"), r"([1-9][0-9]{0,15})"),
         **dict.fromkeys(("cnf", "act"), r"(\{.*\})"),
         **dict.fromkeys(("jti", "run"), f'"({OPAQUE_ID})"'),
         "iss": f'"({ISSUER})"',
@@ -238,7 +247,7 @@ def _list_of(item: str) -> str:
 
 
 _NAMES = tuple(sorted(field.name for field in fields(Claims)))
-_OPTIONAL = frozenset({"user", "workload", "run", "test", "cnf", "act"})
+_OPTIONAL = frozenset({"user", "workload", "run", "test", "cnf", "act", "uses"})
 _PAYLOAD = re.compile(_pattern(), re.ASCII)
 _PUT = tuple(getattr(Claims, name).__set__ for name in _NAMES)
 _PUT_IDX = _PUT[_NAMES.index("idx")]

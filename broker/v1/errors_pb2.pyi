@@ -48,6 +48,8 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_APPROVAL_MISMATCH: _ClassVar[ErrorReason]
     ERROR_REASON_VOTED_ALREADY: _ClassVar[ErrorReason]
     ERROR_REASON_LOGIN_TOO_OLD: _ClassVar[ErrorReason]
+    ERROR_REASON_RUN_PROOF_REFUSED: _ClassVar[ErrorReason]
+    ERROR_REASON_USED_UP: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_INVALID: ErrorReason
 ERROR_REASON_UNAUTHENTICATED: ErrorReason
@@ -90,3 +92,5 @@ ERROR_REASON_APPROVAL_OVER: ErrorReason
 ERROR_REASON_APPROVAL_MISMATCH: ErrorReason
 ERROR_REASON_VOTED_ALREADY: ErrorReason
 ERROR_REASON_LOGIN_TOO_OLD: ErrorReason
+ERROR_REASON_RUN_PROOF_REFUSED: ErrorReason
+ERROR_REASON_USED_UP: ErrorReason

@@ -23,7 +23,14 @@ RUN_STATE_CLOSED: RunState
 RUN_STATE_LAPSED: RunState
 
 class Run(_message.Message):
-    __slots__ = ("id", "realm", "partner", "models", "state", "opened_at", "lease_ends_at")
+    __slots__ = ("id", "realm", "partner", "models", "state", "opened_at", "lease_ends_at", "user", "workload", "environment", "key_thumbprint", "approval", "grants", "opened_by")
+    class GrantsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     ID_FIELD_NUMBER: _ClassVar[int]
     REALM_FIELD_NUMBER: _ClassVar[int]
     PARTNER_FIELD_NUMBER: _ClassVar[int]
@@ -31,6 +38,13 @@ class Run(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     OPENED_AT_FIELD_NUMBER: _ClassVar[int]
     LEASE_ENDS_AT_FIELD_NUMBER: _ClassVar[int]
+    USER_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    KEY_THUMBPRINT_FIELD_NUMBER: _ClassVar[int]
+    APPROVAL_FIELD_NUMBER: _ClassVar[int]
+    GRANTS_FIELD_NUMBER: _ClassVar[int]
+    OPENED_BY_FIELD_NUMBER: _ClassVar[int]
     id: str
     realm: str
     partner: str
@@ -38,21 +52,34 @@ class Run(_message.Message):
     state: RunState
     opened_at: _timestamp_pb2.Timestamp
     lease_ends_at: _timestamp_pb2.Timestamp
-    def __init__(self, id: _Optional[str] = ..., realm: _Optional[str] = ..., partner: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., state: _Optional[_Union[RunState, str]] = ..., opened_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease_ends_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    user: str
+    workload: str
+    environment: str
+    key_thumbprint: str
+    approval: str
+    grants: _containers.ScalarMap[str, str]
+    opened_by: str
+    def __init__(self, id: _Optional[str] = ..., realm: _Optional[str] = ..., partner: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., state: _Optional[_Union[RunState, str]] = ..., opened_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease_ends_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., user: _Optional[str] = ..., workload: _Optional[str] = ..., environment: _Optional[str] = ..., key_thumbprint: _Optional[str] = ..., approval: _Optional[str] = ..., grants: _Optional[_Mapping[str, str]] = ..., opened_by: _Optional[str] = ...) -> None: ...
 
 class OpenRunRequest(_message.Message):
-    __slots__ = ("request_id", "realm", "partner", "models", "lease")
+    __slots__ = ("request_id", "realm", "partner", "models", "lease", "user", "workload", "run_key")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     REALM_FIELD_NUMBER: _ClassVar[int]
     PARTNER_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
     LEASE_FIELD_NUMBER: _ClassVar[int]
+    USER_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
+    RUN_KEY_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     realm: str
     partner: str
     models: _containers.RepeatedScalarFieldContainer[str]
     lease: _duration_pb2.Duration
-    def __init__(self, request_id: _Optional[str] = ..., realm: _Optional[str] = ..., partner: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    user: str
+    workload: str
+    run_key: str
+    def __init__(self, request_id: _Optional[str] = ..., realm: _Optional[str] = ..., partner: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., user: _Optional[str] = ..., workload: _Optional[str] = ..., run_key: _Optional[str] = ...) -> None: ...
 
 class OpenRunResponse(_message.Message):
     __slots__ = ("run",)

@@ -27,6 +27,18 @@ if _version_not_supported:
 
 class RunServiceStub:
     """Opens, keeps alive and closes runs. Role: harness, for its own partner.
+
+    A run may be opened with a key of the harness's own (`run_key`). Then that
+    call, and each Mint, MintBatch, KeepRun and CloseRun in the run, carries a
+    proof made with the key, in the metadata entry `run-proof`: a compact JWS,
+    ES256, header exactly {"alg":"ES256","kid":...,"typ":"run-proof+jwt"} with
+    the key's RFC 7638 thumbprint, payload exactly {"iat","jti","method","run",
+    "sha256"} in that order, without spaces. `iat` is now (at most 120 s ago, 30 s
+    ahead), `jti` 8 to 64 of A-Z a-z 0-9 _ - and never used before, `method` as
+    "TokenService/Mint", `run` the run's id (left out in OpenRun), `sha256` the
+    base64url SHA-256 of the request's deterministic serialization. On the login
+    door the proof alone says who calls: no login, no certificate, no refresh
+    token is needed while the run lasts.
     """
 
     def __init__(self, channel):
@@ -59,10 +71,24 @@ class RunServiceStub:
 
 class RunServiceServicer:
     """Opens, keeps alive and closes runs. Role: harness, for its own partner.
+
+    A run may be opened with a key of the harness's own (`run_key`). Then that
+    call, and each Mint, MintBatch, KeepRun and CloseRun in the run, carries a
+    proof made with the key, in the metadata entry `run-proof`: a compact JWS,
+    ES256, header exactly {"alg":"ES256","kid":...,"typ":"run-proof+jwt"} with
+    the key's RFC 7638 thumbprint, payload exactly {"iat","jti","method","run",
+    "sha256"} in that order, without spaces. `iat` is now (at most 120 s ago, 30 s
+    ahead), `jti` 8 to 64 of A-Z a-z 0-9 _ - and never used before, `method` as
+    "TokenService/Mint", `run` the run's id (left out in OpenRun), `sha256` the
+    base64url SHA-256 of the request's deterministic serialization. On the login
+    door the proof alone says who calls: no login, no certificate, no refresh
+    token is needed while the run lasts.
     """
 
     def OpenRun(self, request, context):
-        """Opens a run. Every model must be granted to the caller. Role: harness.
+        """Opens a run. Each model is decided for the run's user or workload at the
+        caller's environment; all that is wrong is answered at once, in metadata
+        `problem-1`, `problem-2`, ... as "models: rule: detail". Role: harness.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,6 +149,18 @@ def add_RunServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class RunService:
     """Opens, keeps alive and closes runs. Role: harness, for its own partner.
+
+    A run may be opened with a key of the harness's own (`run_key`). Then that
+    call, and each Mint, MintBatch, KeepRun and CloseRun in the run, carries a
+    proof made with the key, in the metadata entry `run-proof`: a compact JWS,
+    ES256, header exactly {"alg":"ES256","kid":...,"typ":"run-proof+jwt"} with
+    the key's RFC 7638 thumbprint, payload exactly {"iat","jti","method","run",
+    "sha256"} in that order, without spaces. `iat` is now (at most 120 s ago, 30 s
+    ahead), `jti` 8 to 64 of A-Z a-z 0-9 _ - and never used before, `method` as
+    "TokenService/Mint", `run` the run's id (left out in OpenRun), `sha256` the
+    base64url SHA-256 of the request's deterministic serialization. On the login
+    door the proof alone says who calls: no login, no certificate, no refresh
+    token is needed while the run lasts.
     """
 
     @staticmethod

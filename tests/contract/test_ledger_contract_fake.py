@@ -7,6 +7,7 @@ import pytest
 
 from broker.ledger.entry import leaf_hash
 from tests.contract import test_ledger_contract as contract
+from tests.contract import test_limits_contract as limits
 from tests.fakes import Disk, FakeLedger
 from tests.moved_clock import MovedClock
 
@@ -30,6 +31,16 @@ test_a_revoked_key = contract.test_a_revoked_key_is_trusted_no_more
 test_the_newest_policy = contract.test_the_newest_policy_is_in_force_with_its_version
 test_changes = contract.test_changes_are_what_verifiers_must_learn_from_an_index_on
 test_pruned = contract.test_what_can_matter_no_more_is_pruned_and_the_ledger_keeps_everything
+
+test_runs_are_kept_whole = limits.test_what_a_run_was_opened_with_is_kept
+test_a_rate = limits.test_a_rate_is_refused_with_its_name_and_the_time_when_there_is_room
+test_live_tokens = limits.test_live_tokens_are_room_again_when_they_end_or_their_run_does
+test_scopes = limits.test_each_scope_is_counted_by_itself
+test_counted_once = limits.test_a_refused_write_counts_nothing_and_a_repeated_one_once
+test_tokens_per_run = limits.test_tokens_per_run_are_counted_for_the_whole_run
+test_live_runs = limits.test_live_runs_are_those_neither_closed_nor_lapsed
+test_lapses = limits.test_a_run_lapses_once_and_not_if_it_was_kept_or_closed
+test_counts_pruned = limits.test_counts_are_pruned_when_they_can_matter_no_more
 
 
 @dataclass

@@ -62,7 +62,7 @@ def make_at(home: Home, revision: str) -> None:
     engine.dispose()
 
 
-@pytest.mark.parametrize("revision", ["0001", "0002", "0003"])
+@pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0004", "0005"])
 def test_p11_an_older_store_is_migrated_and_its_ledger_is_the_same(home: Home, revision: str) -> None:
     make_at(home, revision)
     store = home.open()

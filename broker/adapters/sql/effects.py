@@ -1,11 +1,13 @@
 """Guards and effects: the state beside the ledger, read and changed inside the append's transaction."""
 
 import json
+from dataclasses import dataclass, field
 from typing import assert_never
 
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
 from broker.adapters.sql.approving import apply_approval, check_approval
+from broker.adapters.sql.counting import Tally, count, forget_run, must_be_within
 from broker.adapters.sql.instants import ms
 from broker.adapters.sql.proving import apply_proof, must_be_due
 from broker.adapters.sql.schema import blocks, certificates, policies, revocations, runs
@@ -18,6 +20,7 @@ from broker.service.approval_ports import (
     RoomToAsk,
     VoteCast,
 )
+from broker.service.limit_ports import TokensCounted, WithinLimits
 from broker.service.ports import (
     BlockIsSet,
     BlockLifted,
@@ -27,8 +30,10 @@ from broker.service.ports import (
     KeyIsTrusted,
     PolicyReplaced,
     RevocationAdded,
+    RunHasLapsed,
     RunIsOpen,
     RunKept,
+    RunLapsed,
     RunOpened,
     TokensRevoked,
 )
@@ -47,7 +52,21 @@ _RUN_SHAPE = {Dimension.RUN, Dimension.REALM, Dimension.PARTNER}
 
 
 RunsSeen = dict[str, Row[str, str, bool, int] | None]
-"""Runs as this transaction read them; to be forgotten at each effect. Many mints of a group are of one run."""
+"""Runs as this transaction read them. Many mints of a group are of one run."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """What this transaction read and need not read again, until an effect changes it."""
+
+    runs: RunsSeen = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
+
+    def forget(self) -> None:
+        """Read all of it again from here on."""
+        self.runs.clear()
+        self.tally.sums.clear()
+
 
 # Made once: building a statement costs more than running it.
 _RUN = select(runs.c.partner, runs.c.realm, runs.c.is_closed, runs.c.lease_ends_at_ms).where(
@@ -55,19 +74,17 @@ _RUN = select(runs.c.partner, runs.c.realm, runs.c.is_closed, runs.c.lease_ends_
 )
 
 
-def check(connection: Connection, guard: Guard, seen: RunsSeen) -> None:
+def check(connection: Connection, guard: Guard, seen: Seen) -> None:
     """Raise what the guard says unless it holds now."""
     match guard:
-        case RunIsOpen(run, partner, realm, at):
-            if run not in seen:
-                seen[run] = connection.execute(_RUN, {"run": run}).first()
-            row = seen[run]
-            if row is None or row.partner != partner or row.realm != realm:
-                raise NotFound(f"there is no run {run} of yours in this realm", hint="see: broker run list")
-            if row.is_closed:
-                raise RunEnded(f"run {run} is closed")
-            if row.lease_ends_at_ms <= ms(at):
-                raise RunEnded(f"the lease of run {run} has run out")
+        case RunIsOpen():
+            _must_be_open(connection, guard, seen)
+        case RunHasLapsed(run, at):
+            row = connection.execute(_RUN, {"run": run}).first()
+            if row is None or row.is_closed or row.lease_ends_at_ms > ms(at):
+                raise RunEnded(f"run {run} has not lapsed, or has ended before")
+        case WithinLimits():
+            must_be_within(connection, guard, seen.tally)
         case BlockIsSet(selector):
             if connection.execute(select(blocks.c.idx).where(blocks.c.selector == selector.to_text())).first() is None:
                 raise NotFound(f"there is no block on {selector}", hint="see: broker revocations")
@@ -82,9 +99,27 @@ def check(connection: Connection, guard: Guard, seen: RunsSeen) -> None:
             assert_never(guard)
 
 
-def apply(connection: Connection, effect: Effect, indices: range, version: int) -> bool:
+def _must_be_open(connection: Connection, guard: RunIsOpen, seen: Seen) -> None:
+    run = guard.run
+    if run not in seen.runs:
+        seen.runs[run] = connection.execute(_RUN, {"run": run}).first()
+    row = seen.runs[run]
+    if row is None or row.partner != guard.partner or row.realm != guard.realm:
+        raise NotFound(f"there is no run {run} of yours in this realm", hint="see: broker run list")
+    if row.is_closed:
+        raise RunEnded(f"run {run} is closed")
+    if row.lease_ends_at_ms <= ms(guard.at):
+        raise RunEnded(f"the lease of run {run} has run out")
+
+
+def apply(connection: Connection, effect: Effect, indices: range, version: int, seen: Seen) -> bool:
     """Change the state as of the write's `indices`; return whether the policy version must move (to `version` + 1)."""
     index = indices.start
+    if isinstance(effect, TokensCounted):
+        # Changes nothing that was read, but the sums, which it adds to.
+        count(connection, effect, index, seen.tally)
+        return False
+    seen.forget()
     match effect:
         case PolicyReplaced(document, by, at, reason):
             connection.execute(
@@ -112,6 +147,12 @@ def apply(connection: Connection, effect: Effect, indices: range, version: int) 
                     lease_s=run.lease_s,
                     lease_ends_at_ms=ms(run.lease_ends_at),
                     is_closed=run.is_closed,
+                    user=run.user,
+                    workload=run.workload,
+                    environment=run.environment,
+                    grants=json.dumps(run.grants),
+                    key=None if run.key is None else json.dumps(dict(run.key)),
+                    approval=run.approval,
                 )
             )
         case RunKept(run_id, ends_at):
@@ -120,6 +161,8 @@ def apply(connection: Connection, effect: Effect, indices: range, version: int) 
                 .where(runs.c.id == run_id, runs.c.lease_ends_at_ms < ms(ends_at))
                 .values(lease_ends_at_ms=ms(ends_at))
             )
+        case RunLapsed(run_id):
+            connection.execute(update(runs).where(runs.c.id == run_id).values(is_closed=True, is_lapsed=True))
         case CertificateAdded(realm, purpose, kid, certificate, expires_at):
             connection.execute(
                 insert(certificates).values(
@@ -176,14 +219,15 @@ def _revoke(connection: Connection, effect: RevocationAdded, index: int) -> bool
         connection.execute(insert(blocks).values(selector=selector.to_text(), idx=index))
     run = selector.get(Dimension.RUN)
     if run is not None and set(selector.dimensions) <= _RUN_SHAPE:
-        _close_run(connection, selector, run)
+        _close_run(connection, selector, run, ms(effect.at))
     return effect.blocks or selector.is_absolute
 
 
-def _close_run(connection: Connection, selector: Selector, run: str) -> None:
+def _close_run(connection: Connection, selector: Selector, run: str, at_ms: int) -> None:
     wanted = [runs.c.id == run]
     for dimension, column in ((Dimension.REALM, runs.c.realm), (Dimension.PARTNER, runs.c.partner)):
         value = selector.get(dimension)
         if value is not None:
             wanted.append(column == value)
-    connection.execute(update(runs).where(*wanted).values(is_closed=True))
+    if connection.execute(update(runs).where(*wanted).values(is_closed=True)).rowcount:
+        forget_run(connection, run, at_ms)

@@ -127,8 +127,40 @@ runs = Table(
     Column("lease_s", Integer, nullable=False),
     Column("lease_ends_at_ms", BigInteger, nullable=False),
     Column("is_closed", Boolean, nullable=False),
+    Column("is_lapsed", Boolean, nullable=False, server_default=text("false")),
+    Column("user", String(128)),
+    Column("workload", String(128)),
+    Column("environment", String(128)),
+    Column("grants", Text, nullable=False, server_default="[]"),
+    Column("key", Text),
+    Column("approval", String(64)),
+    # Minted under a grant that has a limit of tokens per run; not counted otherwise.
+    Column("tokens", BigInteger, nullable=False, server_default="0"),
 )
 Index("runs_partner", runs.c.partner, runs.c.opened_at_ms)
+RUN_IS_OPEN = text("NOT is_closed")
+Index("runs_open", runs.c.lease_ends_at_ms, sqlite_where=RUN_IS_OPEN, postgresql_where=RUN_IS_OPEN)
+
+# What limits are counted by: one row for each write and scope that has a limit. Without limits it stays empty.
+counts = Table(
+    "counts",
+    metadata,
+    Column("idx", BigInteger, nullable=False),
+    # Which of the write's rows it is.
+    Column("part", Integer, nullable=False),
+    Column("scope", String(512), nullable=False),
+    Column("ends_at_ms", BigInteger, nullable=False),
+    Column("run", String(64)),
+    Column("tokens", Integer, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("keep_until_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("idx", "part"),
+    sqlite_with_rowid=False,
+)
+Index("counts_rate", counts.c.scope, counts.c.at_ms)
+Index("counts_live", counts.c.scope, counts.c.ends_at_ms)
+Index("counts_run", counts.c.run, sqlite_where=counts.c.run.isnot(None), postgresql_where=counts.c.run.isnot(None))
+Index("counts_keep", counts.c.keep_until_ms)
 
 requests = Table(
     "requests",

@@ -23,7 +23,18 @@ from broker.adapters.sql.instants import instant, ms
 from broker.adapters.sql.listener import Listener
 from broker.adapters.sql.proofs import SqlProofs
 from broker.adapters.sql.roster import SqlRoster
-from broker.adapters.sql.schema import blocks, certificates, head, ledger, policies, requests, revocations, runs
+from broker.adapters.sql.schema import (
+    RUN_IS_OPEN,
+    blocks,
+    certificates,
+    counts,
+    head,
+    ledger,
+    policies,
+    requests,
+    revocations,
+    runs,
+)
 from broker.adapters.sql.tree import SqlCheckpoints, SqlTree
 from broker.adapters.sql.writer import Writer
 from broker.errors import Failure, StoreCorrupt
@@ -186,6 +197,12 @@ class SqlLedger:
         with self._reading() as connection:
             return [_run(row) for row in connection.execute(query)]
 
+    def lapsed(self, now: datetime, limit: int) -> Sequence[RunRecord]:
+        """As the port says."""
+        query = select(runs).where(RUN_IS_OPEN, runs.c.lease_ends_at_ms <= ms(now))
+        with self._reading() as connection:
+            return [_run(row) for row in connection.execute(query.order_by(runs.c.lease_ends_at_ms).limit(limit))]
+
     def revocations(self, after: int, limit: int) -> Sequence[RevocationRecord]:
         """As the port says."""
         query = select(revocations).where(revocations.c.idx > after).order_by(revocations.c.idx).limit(limit)
@@ -200,6 +217,7 @@ class SqlLedger:
             (revocations, revocations.c.keep_until_ms, moment),
             (certificates, certificates.c.expires_at_ms, moment),
             (requests, requests.c.at_ms, requests_from),
+            (counts, counts.c.keep_until_ms, moment),
         ):
             key = tuple_(*table.primary_key.columns)
             some = delete(table).where(
@@ -371,4 +389,11 @@ def _run(row: Any) -> RunRecord:
         row.lease_s,
         instant(row.lease_ends_at_ms),
         row.is_closed,
+        row.is_lapsed,
+        row.user,
+        row.workload,
+        row.environment,
+        tuple((model, grant) for model, grant in json.loads(row.grants)),
+        None if row.key is None else json.loads(row.key),
+        row.approval,
     )

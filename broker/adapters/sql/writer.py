@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from broker.adapters.sql.appending import EntryRow, RequestRow, statements_for
-from broker.adapters.sql.effects import RunsSeen, apply, check
+from broker.adapters.sql.effects import Seen, apply, check
 from broker.adapters.sql.engine import LOCK_TIMEOUT_S, for_writing
 from broker.adapters.sql.failing import ENGINE_ERRORS, LastFailure, translated
 from broker.adapters.sql.growing import Growth, caught_up, pack
@@ -63,7 +63,7 @@ class _Group:
     entries: list[EntryRow] = field(default_factory=list)
     requests: list[RequestRow] = field(default_factory=list)
     known: dict[tuple[str, str], tuple[bytes, int, int]] = field(default_factory=dict)
-    runs: RunsSeen = field(default_factory=dict)
+    seen: Seen = field(default_factory=Seen)
     wakes: bool = False
 
 
@@ -235,8 +235,9 @@ class Writer:
                 return repeated
             if write.expecting is not None and write.expecting != group.version:
                 raise PolicyMoved(f"the policy is at version {group.version}, not {write.expecting}")
+            group.seen.tally.noted.clear()
             for guard in write.guards:
-                check(connection, guard, group.runs)
+                check(connection, guard, group.seen)
             entries = [draft(group.size + offset) for offset, draft in enumerate(write.drafts)]
         except Failure as refusal:
             return refusal
@@ -247,15 +248,13 @@ class Writer:
         first = group.size
         group.entries += [(first + offset, entry, leaf_hash(entry)) for offset, entry in enumerate(entries)]
         group.size += len(entries)
-        if write.effects:
-            group.runs.clear()
         for effect in write.effects:
-            if apply(connection, effect, range(first, group.size), group.version):
+            if apply(connection, effect, range(first, group.size), group.version, group.seen):
                 group.version += 1
             group.wakes |= isinstance(effect, _NEWS)
         if write.request is not None:
             _remember(group, write, first, ms(self._clock.now()))
-        return Appended(range(first, group.size), False, group.version)
+        return Appended(range(first, group.size), False, group.version, tuple(group.seen.tally.noted))
 
     def _finish(self, cursor: Any, group: _Group) -> None:
         if group.entries:
