@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 import grpc
 import uvicorn
@@ -49,6 +50,7 @@ from broker.service.explain import Explain
 from broker.service.hits import FindHits
 from broker.service.listening import Listeners
 from broker.service.mint import Mint
+from broker.service.plan_policy import PlanPolicy
 from broker.service.policies import Policies
 from broker.service.policy_versions import PolicyVersions
 from broker.service.ports import CertificateAdded, RequestKey, Root, Write
@@ -119,7 +121,9 @@ class Broker:
         )
         self._is_new = self.ledger.head().size == 1
         self._compare_clocks()
-        self.policies = Policies(self.ledger, load_policy, max_ttl_s=int(parts.max_ttl.total_seconds()))
+        # Planned, applied and then read: the same letters are parsed once.
+        self._parse = lru_cache(maxsize=2)(load_policy)
+        self.policies = Policies(self.ledger, self._parse, max_ttl_s=int(parts.max_ttl.total_seconds()))
         self.signer = KeyRotation(
             parts.root,
             clock,
@@ -232,15 +236,20 @@ class Broker:
             self.ledger,
             self.policies,
             self._parts.clock,
-            load_policy,
+            self._parse,
             digest=_sha256,
             max_ttl_s=int(self._parts.max_ttl.total_seconds()),
         )
 
     def _policy_service(self) -> PolicyService:
         apply = self._apply()
-        versions = PolicyVersions(self.ledger, self.ledger.history, self.policies, apply, digest=_sha256)
-        return PolicyService(apply, versions, Explain(self.policies))
+        ledger, policies = self.ledger, self.policies
+        return PolicyService(
+            apply,
+            PlanPolicy(ledger, ledger.proofs, policies, apply, self._parts.clock, digest=_sha256),
+            PolicyVersions(ledger, ledger.history, policies, apply, digest=_sha256),
+            Explain(policies),
+        )
 
     def condition(self) -> Condition:
         """Return what is wrong now, for people, and what of it stops minting."""

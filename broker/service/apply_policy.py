@@ -1,5 +1,6 @@
 """Replace the policy."""
 
+import re
 from collections.abc import Callable
 
 from broker.domain.policy import Policy, Role
@@ -11,6 +12,12 @@ from broker.service.ports import Clock, Ledger, PolicyReplaced, RequestKey, Writ
 from broker.service.revoke import checked_reason
 
 MAX_DOCUMENT_BYTES = 1 << 20
+_PLAN = re.compile(r"(0|[1-9][0-9]{0,18})-([0-9a-f]{32})", re.ASCII)
+
+
+def plan_id(version: int, document: bytes, digest: Callable[[bytes], str]) -> str:
+    """Return the id of a plan: it names the version that was compared with, and the letters of the document."""
+    return f"{version}-{digest(b'%d %b' % (version, document))[:32]}"
 
 
 class ApplyPolicy:
@@ -41,19 +48,25 @@ class ApplyPolicy:
         expected_version: int | None,
         request: RequestKey,
         reason: str = "",
+        plan: str = "",
         restored: int | None = None,
     ) -> tuple[int, int]:
-        """Apply `document`, that of version `restored` if there is one; return (version, index).
+        """Apply `document`; return (version, index).
+
+        With `plan`, only as it was planned: the same letters, and at the same version. `restored` is the version
+        that the document is from, if it is from one.
 
         Raises:
             Forbidden, Invalid: Refused; nothing was written.
             ConfigInvalid: The document has problems, all of them named.
-            PolicyMoved: The version in force is not `expected_version`.
+            PolicyMoved: The version in force is not `expected_version`, or not the plan's.
             Whatever `Ledger.append` raises.
         """
         caller.must_be(Role.ADMIN)
         why = checked_reason(reason) if reason else ""
         data = self.checked(document)[1]
+        if plan:
+            expected_version = self._planned(plan, data, expected_version)
         at = self._clock.now()
         # An entry must fit a tile (65,535 bytes), so it holds the document's hash.
         body: dict[str, object] = {"request": request.request_id, "sha256": self._digest(data), "bytes": len(data)}
@@ -70,6 +83,17 @@ class ApplyPolicy:
         index = appended.indices.start
         # The version that this made, also when it is asked for again much later.
         return self._ledger.version_applied_at(index), index
+
+    def _planned(self, plan: str, data: bytes, expected_version: int | None) -> int:
+        named = _PLAN.fullmatch(plan)
+        if named is None:
+            raise Invalid("plan", "is not a plan's id", hint="use what `broker policy plan FILE` printed")
+        version = int(named[1])
+        if plan_id(version, data, self._digest) != plan:
+            raise Invalid("plan", "was made for another document", hint="plan this one, look at it, and apply that")
+        if expected_version not in (None, version):
+            raise Invalid("expected_version", f"is {expected_version}, the plan's is {version}", hint="leave it out")
+        return version
 
     def checked(self, document: str) -> tuple[Policy, bytes]:
         """Return what `document` says, and its bytes, if it may be applied. Raises Invalid, ConfigInvalid."""

@@ -26,37 +26,47 @@ from broker.v1 import tokens_pb2 as broker_dot_v1_dot_tokens__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62roker/v1/policy.proto\x12\tbroker.v1\x1a\x16\x62roker/v1/tokens.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"5\n\x11ShowPolicyRequest\x12\x14\n\x07version\x18\x01 \x01(\x04H\x00\x88\x01\x01\x42\n\n\x08_version\"\x9c\x01\n\x12ShowPolicyResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\x12\n\n\x02\x62y\x18\x03 \x01(\t\x12.\n\napplied_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x17\n\x0f\x61pplied_version\x18\x06 \x01(\x04\"~\n\x12\x41pplyPolicyRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x0e\n\x06reason\x18\x04 \x01(\tB\x13\n\x11_expected_version\"5\n\x13\x41pplyPolicyResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\"H\n\x19ListPolicyVersionsRequest\x12\x12\n\x05\x62\x65low\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\r\n\x05limit\x18\x02 \x01(\rB\x08\n\x06_below\"V\n\x1aListPolicyVersionsResponse\x12*\n\x08versions\x18\x01 \x03(\x0b\x32\x18.broker.v1.PolicyVersion\x12\x0c\n\x04more\x18\x02 \x01(\x08\"{\n\rPolicyVersion\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\n\n\x02\x62y\x18\x03 \x01(\t\x12.\n\napplied_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\x7f\n\x14RestorePolicyRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"7\n\x15RestorePolicyResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\"I\n\x0e\x45xplainRequest\x12\"\n\x04spec\x18\x01 \x01(\x0b\x32\x14.broker.v1.TokenSpec\x12\x13\n\x0b\x65nvironment\x18\x02 \x01(\t\"Z\n\x0f\x45xplainResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\r\n\x05grant\x18\x02 \x01(\t\x12\'\n\x05rules\x18\x03 \x03(\x0b\x32\x18.broker.v1.ExplainedRule\"=\n\rExplainedRule\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\x0e\n\x06passes\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t2\xa1\x03\n\rPolicyService\x12I\n\nShowPolicy\x12\x1c.broker.v1.ShowPolicyRequest\x1a\x1d.broker.v1.ShowPolicyResponse\x12L\n\x0b\x41pplyPolicy\x12\x1d.broker.v1.ApplyPolicyRequest\x1a\x1e.broker.v1.ApplyPolicyResponse\x12\x61\n\x12ListPolicyVersions\x12$.broker.v1.ListPolicyVersionsRequest\x1a%.broker.v1.ListPolicyVersionsResponse\x12R\n\rRestorePolicy\x12\x1f.broker.v1.RestorePolicyRequest\x1a .broker.v1.RestorePolicyResponse\x12@\n\x07\x45xplain\x12\x19.broker.v1.ExplainRequest\x1a\x1a.broker.v1.ExplainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62roker/v1/policy.proto\x12\tbroker.v1\x1a\x16\x62roker/v1/tokens.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"5\n\x11ShowPolicyRequest\x12\x14\n\x07version\x18\x01 \x01(\x04H\x00\x88\x01\x01\x42\n\n\x08_version\"\x9c\x01\n\x12ShowPolicyResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\x12\n\n\x02\x62y\x18\x03 \x01(\t\x12.\n\napplied_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x17\n\x0f\x61pplied_version\x18\x06 \x01(\x04\"\x8c\x01\n\x12\x41pplyPolicyRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0c\n\x04plan\x18\x05 \x01(\tB\x13\n\x11_expected_version\"5\n\x13\x41pplyPolicyResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\"%\n\x11PlanPolicyRequest\x12\x10\n\x08\x64ocument\x18\x01 \x01(\t\"\xb5\x01\n\x12PlanPolicyResponse\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12(\n\x07\x63hanges\x18\x03 \x03(\x0b\x32\x17.broker.v1.PolicyChange\x12#\n\x04runs\x18\x04 \x03(\x0b\x32\x15.broker.v1.TouchedRun\x12\x11\n\tmore_runs\x18\x05 \x01(\x08\x12\x13\n\x06tokens\x18\x06 \x01(\x04H\x00\x88\x01\x01\x42\t\n\x07_tokens\"b\n\x0cPolicyChange\x12\x33\n\tdirection\x18\x01 \x01(\x0e\x32 .broker.v1.PolicyChangeDirection\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\"X\n\nTouchedRun\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05realm\x18\x02 \x01(\t\x12\x0f\n\x07partner\x18\x03 \x01(\t\x12\x0c\n\x04lost\x18\x04 \x03(\t\x12\x0f\n\x07\x63hanged\x18\x05 \x03(\t\"H\n\x19ListPolicyVersionsRequest\x12\x12\n\x05\x62\x65low\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\r\n\x05limit\x18\x02 \x01(\rB\x08\n\x06_below\"V\n\x1aListPolicyVersionsResponse\x12*\n\x08versions\x18\x01 \x03(\x0b\x32\x18.broker.v1.PolicyVersion\x12\x0c\n\x04more\x18\x02 \x01(\x08\"{\n\rPolicyVersion\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\n\n\x02\x62y\x18\x03 \x01(\t\x12.\n\napplied_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\x7f\n\x14RestorePolicyRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"7\n\x15RestorePolicyResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\"I\n\x0e\x45xplainRequest\x12\"\n\x04spec\x18\x01 \x01(\x0b\x32\x14.broker.v1.TokenSpec\x12\x13\n\x0b\x65nvironment\x18\x02 \x01(\t\"Z\n\x0f\x45xplainResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\r\n\x05grant\x18\x02 \x01(\t\x12\'\n\x05rules\x18\x03 \x03(\x0b\x32\x18.broker.v1.ExplainedRule\"=\n\rExplainedRule\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\x0e\n\x06passes\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t*\xa7\x01\n\x15PolicyChangeDirection\x12\'\n#POLICY_CHANGE_DIRECTION_UNSPECIFIED\x10\x00\x12 \n\x1cPOLICY_CHANGE_DIRECTION_MORE\x10\x01\x12 \n\x1cPOLICY_CHANGE_DIRECTION_LESS\x10\x02\x12!\n\x1dPOLICY_CHANGE_DIRECTION_OTHER\x10\x03\x32\xec\x03\n\rPolicyService\x12I\n\nShowPolicy\x12\x1c.broker.v1.ShowPolicyRequest\x1a\x1d.broker.v1.ShowPolicyResponse\x12I\n\nPlanPolicy\x12\x1c.broker.v1.PlanPolicyRequest\x1a\x1d.broker.v1.PlanPolicyResponse\x12L\n\x0b\x41pplyPolicy\x12\x1d.broker.v1.ApplyPolicyRequest\x1a\x1e.broker.v1.ApplyPolicyResponse\x12\x61\n\x12ListPolicyVersions\x12$.broker.v1.ListPolicyVersionsRequest\x1a%.broker.v1.ListPolicyVersionsResponse\x12R\n\rRestorePolicy\x12\x1f.broker.v1.RestorePolicyRequest\x1a .broker.v1.RestorePolicyResponse\x12@\n\x07\x45xplain\x12\x19.broker.v1.ExplainRequest\x1a\x1a.broker.v1.ExplainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'broker.v1.policy_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_POLICYCHANGEDIRECTION']._serialized_start=1623
+  _globals['_POLICYCHANGEDIRECTION']._serialized_end=1790
   _globals['_SHOWPOLICYREQUEST']._serialized_start=94
   _globals['_SHOWPOLICYREQUEST']._serialized_end=147
   _globals['_SHOWPOLICYRESPONSE']._serialized_start=150
   _globals['_SHOWPOLICYRESPONSE']._serialized_end=306
-  _globals['_APPLYPOLICYREQUEST']._serialized_start=308
-  _globals['_APPLYPOLICYREQUEST']._serialized_end=434
-  _globals['_APPLYPOLICYRESPONSE']._serialized_start=436
-  _globals['_APPLYPOLICYRESPONSE']._serialized_end=489
-  _globals['_LISTPOLICYVERSIONSREQUEST']._serialized_start=491
-  _globals['_LISTPOLICYVERSIONSREQUEST']._serialized_end=563
-  _globals['_LISTPOLICYVERSIONSRESPONSE']._serialized_start=565
-  _globals['_LISTPOLICYVERSIONSRESPONSE']._serialized_end=651
-  _globals['_POLICYVERSION']._serialized_start=653
-  _globals['_POLICYVERSION']._serialized_end=776
-  _globals['_RESTOREPOLICYREQUEST']._serialized_start=778
-  _globals['_RESTOREPOLICYREQUEST']._serialized_end=905
-  _globals['_RESTOREPOLICYRESPONSE']._serialized_start=907
-  _globals['_RESTOREPOLICYRESPONSE']._serialized_end=962
-  _globals['_EXPLAINREQUEST']._serialized_start=964
-  _globals['_EXPLAINREQUEST']._serialized_end=1037
-  _globals['_EXPLAINRESPONSE']._serialized_start=1039
-  _globals['_EXPLAINRESPONSE']._serialized_end=1129
-  _globals['_EXPLAINEDRULE']._serialized_start=1131
-  _globals['_EXPLAINEDRULE']._serialized_end=1192
-  _globals['_POLICYSERVICE']._serialized_start=1195
-  _globals['_POLICYSERVICE']._serialized_end=1612
+  _globals['_APPLYPOLICYREQUEST']._serialized_start=309
+  _globals['_APPLYPOLICYREQUEST']._serialized_end=449
+  _globals['_APPLYPOLICYRESPONSE']._serialized_start=451
+  _globals['_APPLYPOLICYRESPONSE']._serialized_end=504
+  _globals['_PLANPOLICYREQUEST']._serialized_start=506
+  _globals['_PLANPOLICYREQUEST']._serialized_end=543
+  _globals['_PLANPOLICYRESPONSE']._serialized_start=546
+  _globals['_PLANPOLICYRESPONSE']._serialized_end=727
+  _globals['_POLICYCHANGE']._serialized_start=729
+  _globals['_POLICYCHANGE']._serialized_end=827
+  _globals['_TOUCHEDRUN']._serialized_start=829
+  _globals['_TOUCHEDRUN']._serialized_end=917
+  _globals['_LISTPOLICYVERSIONSREQUEST']._serialized_start=919
+  _globals['_LISTPOLICYVERSIONSREQUEST']._serialized_end=991
+  _globals['_LISTPOLICYVERSIONSRESPONSE']._serialized_start=993
+  _globals['_LISTPOLICYVERSIONSRESPONSE']._serialized_end=1079
+  _globals['_POLICYVERSION']._serialized_start=1081
+  _globals['_POLICYVERSION']._serialized_end=1204
+  _globals['_RESTOREPOLICYREQUEST']._serialized_start=1206
+  _globals['_RESTOREPOLICYREQUEST']._serialized_end=1333
+  _globals['_RESTOREPOLICYRESPONSE']._serialized_start=1335
+  _globals['_RESTOREPOLICYRESPONSE']._serialized_end=1390
+  _globals['_EXPLAINREQUEST']._serialized_start=1392
+  _globals['_EXPLAINREQUEST']._serialized_end=1465
+  _globals['_EXPLAINRESPONSE']._serialized_start=1467
+  _globals['_EXPLAINRESPONSE']._serialized_end=1557
+  _globals['_EXPLAINEDRULE']._serialized_start=1559
+  _globals['_EXPLAINEDRULE']._serialized_end=1620
+  _globals['_POLICYSERVICE']._serialized_start=1793
+  _globals['_POLICYSERVICE']._serialized_end=2285
 # @@protoc_insertion_point(module_scope)

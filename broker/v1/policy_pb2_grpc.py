@@ -40,6 +40,11 @@ class PolicyServiceStub:
                 request_serializer=broker_dot_v1_dot_policy__pb2.ShowPolicyRequest.SerializeToString,
                 response_deserializer=broker_dot_v1_dot_policy__pb2.ShowPolicyResponse.FromString,
                 _registered_method=True)
+        self.PlanPolicy = channel.unary_unary(
+                '/broker.v1.PolicyService/PlanPolicy',
+                request_serializer=broker_dot_v1_dot_policy__pb2.PlanPolicyRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_policy__pb2.PlanPolicyResponse.FromString,
+                _registered_method=True)
         self.ApplyPolicy = channel.unary_unary(
                 '/broker.v1.PolicyService/ApplyPolicy',
                 request_serializer=broker_dot_v1_dot_policy__pb2.ApplyPolicyRequest.SerializeToString,
@@ -69,6 +74,14 @@ class PolicyServiceServicer:
     def ShowPolicy(self, request, context):
         """Returns the policy in force, or as it was at an earlier version. Roles:
         admin, auditor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PlanPolicy(self, request, context):
+        """Says what a policy would change, in words, with the runs and tokens that it
+        would touch. Writes nothing. Roles: admin, auditor.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,6 +125,11 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.ShowPolicy,
                     request_deserializer=broker_dot_v1_dot_policy__pb2.ShowPolicyRequest.FromString,
                     response_serializer=broker_dot_v1_dot_policy__pb2.ShowPolicyResponse.SerializeToString,
+            ),
+            'PlanPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanPolicy,
+                    request_deserializer=broker_dot_v1_dot_policy__pb2.PlanPolicyRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_policy__pb2.PlanPolicyResponse.SerializeToString,
             ),
             'ApplyPolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.ApplyPolicy,
@@ -162,6 +180,33 @@ class PolicyService:
             '/broker.v1.PolicyService/ShowPolicy',
             broker_dot_v1_dot_policy__pb2.ShowPolicyRequest.SerializeToString,
             broker_dot_v1_dot_policy__pb2.ShowPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/broker.v1.PolicyService/PlanPolicy',
+            broker_dot_v1_dot_policy__pb2.PlanPolicyRequest.SerializeToString,
+            broker_dot_v1_dot_policy__pb2.PlanPolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -110,6 +110,7 @@ MAY = {
     "FeedService/Listen": {"verifier"},
     "PolicyService/ShowPolicy": {"admin", "auditor"},
     "PolicyService/ApplyPolicy": {"admin"},
+    "PolicyService/PlanPolicy": {"admin", "auditor"},
     "PolicyService/ListPolicyVersions": {"admin", "auditor"},
     "PolicyService/RestorePolicy": {"admin"},
     "PolicyService/Explain": {"harness", "admin", "auditor"},
@@ -163,6 +164,7 @@ CALLS = {
     "PolicyService/ApplyPolicy": lambda s, n: s.policies(n).ApplyPolicy(
         policy_pb2.ApplyPolicyRequest(request_id=request_id(), document=POLICY)
     ),
+    "PolicyService/PlanPolicy": lambda s, n: s.policies(n).PlanPolicy(policy_pb2.PlanPolicyRequest(document=POLICY)),
     "PolicyService/ListPolicyVersions": lambda s, n: s.policies(n).ListPolicyVersions(
         policy_pb2.ListPolicyVersionsRequest()
     ),
@@ -226,6 +228,7 @@ EMPTY = {
     "StatusService/ForgetVerifier": status_pb2.ForgetVerifierRequest(),
     "DrillService/Drill": drills_pb2.DrillRequest(),
     "DrillService/ScheduleDrills": drills_pb2.ScheduleDrillsRequest(),
+    "PolicyService/PlanPolicy": policy_pb2.PlanPolicyRequest(),
     "PolicyService/ApplyPolicy": policy_pb2.ApplyPolicyRequest(),
     "PolicyService/RestorePolicy": policy_pb2.RestorePolicyRequest(),
     "PolicyService/Explain": policy_pb2.ExplainRequest(),
@@ -335,6 +338,9 @@ def test_b20_a_caller_of_one_partner_can_neither_act_for_nor_see_another(served)
         "PolicyService/ShowPolicy": [lambda s: s.policies("globex").ShowPolicy(policy_pb2.ShowPolicyRequest())],
         "PolicyService/ApplyPolicy": [
             lambda s: s.policies("globex").ApplyPolicy(policy_pb2.ApplyPolicyRequest(request_id=rid(), document=POLICY))
+        ],
+        "PolicyService/PlanPolicy": [
+            lambda s: s.policies("globex").PlanPolicy(policy_pb2.PlanPolicyRequest(document=POLICY))
         ],
         "PolicyService/ListPolicyVersions": [
             lambda s: s.policies("globex").ListPolicyVersions(policy_pb2.ListPolicyVersionsRequest())

@@ -5,19 +5,28 @@ from pathlib import Path
 
 import click
 
-from broker.edge.cli.command import Command, Group, Session, answers, calls_broker, reason_option, request_id_option
+from broker.edge.cli.command import (
+    Command,
+    Group,
+    Name,
+    Session,
+    answers,
+    calls_broker,
+    reason_option,
+    request_id_option,
+)
 from broker.edge.cli.context import Context
 from broker.edge.cli.output import Output, instant, plain, table
-from broker.edge.cli.problems import Unusable
+from broker.edge.cli.planning import plan, show_plan
+from broker.edge.cli.policy_document import DOCUMENT, read_document
+from broker.edge.cli.problems import Misused, Unusable
 from broker.errors import ConfigInvalid, Invalid
 from broker.v1 import policy_pb2
 
-MAX_DOCUMENT_BYTES = 1 << 20
 VERSION_KEYS = "version, index, by, applied_at, reason"
 Validate = Callable[[str, str], list[str]]
 """Takes a policy document and the name of its source; returns what is wrong with it."""
 
-_DOCUMENT = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 _VERSION = click.IntRange(min=0, max=2**63 - 1)
 _expected_version_option = click.option(
     "--expected-version", type=_VERSION, help="Refuse unless this version is in force."
@@ -28,11 +37,11 @@ def policy_group(validate: Validate | None) -> click.Group:
     """Return `broker policy`; without `validate` it lacks that command, the only one that needs no broker."""
     group = Group(
         "policy",
-        help="Validate, apply, show and restore the policy.",
+        help="Validate, plan, apply, show and restore the policy.",
         examples=['broker policy validate policy.yaml && broker policy apply policy.yaml --reason "globex joins"'],
     )
     offline = [_validate_command(validate)] if validate is not None else []
-    for command in (*offline, apply, show, versions, restore):
+    for command in (*offline, plan, apply, show, versions, restore):
         group.add_command(command)
     return group
 
@@ -44,11 +53,11 @@ def _validate_command(validate: Validate) -> click.Command:
         examples=["broker policy validate policy.yaml", "broker policy validate - -o json < policy.yaml"],
         keys="valid, problems: [text].",
     )
-    @click.argument("file", type=_DOCUMENT)
+    @click.argument("file", type=DOCUMENT)
     @answers
     def command(output: Output, *, file: Path) -> None:
         """Check a policy file, offline. Names each problem with its file, line, field and fix."""
-        problems = validate(_document(file), str(file))
+        problems = validate(read_document(file), str(file))
         for problem in problems:
             output.note(problem)
         if output.as_json or not problems:
@@ -66,24 +75,45 @@ def _validate_command(validate: Validate) -> click.Command:
     examples=[
         'broker policy apply policy.yaml --reason "globex joins"',
         'broker policy apply policy.yaml --reason "globex joins" --expected-version 7 -o json',
+        "broker policy apply policy.yaml --dry-run",
     ],
-    keys="version, index, request_id.",
+    keys="version, index, request_id; with --dry-run those of `broker policy plan`.",
 )
-@click.argument("file", type=_DOCUMENT)
+@click.argument("file", type=DOCUMENT)
+@click.option("--plan", "plan_id", type=Name(), metavar="ID", help="Apply exactly what this plan showed, or nothing.")
 @_expected_version_option
-@reason_option
+@click.option("--dry-run", is_flag=True, help="Say what would change, as `broker policy plan` does; apply nothing.")
+@click.option("--reason", type=Name(), metavar="TEXT", help="Why, in one line; it is kept, and goes to the ledger.")
 @request_id_option
 @calls_broker()
-def apply(session: Session, *, file: Path, expected_version: int | None, reason: str, request_id: str) -> None:
+def apply(
+    session: Session,
+    *,
+    file: Path,
+    plan_id: str | None,
+    expected_version: int | None,
+    dry_run: bool,
+    reason: str | None,
+    request_id: str,
+) -> None:
     """Replace the policy in force by a file. Every version is kept, with author and reason."""
+    if dry_run:
+        show_plan(session, file)
+        return
+    if reason is None:
+        raise Misused("a policy is applied for a reason, which is kept with it", hint="say why: --reason TEXT")
     request = policy_pb2.ApplyPolicyRequest(
-        request_id=request_id, document=_document(file), expected_version=expected_version, reason=reason
+        request_id=request_id,
+        document=read_document(file),
+        expected_version=expected_version,
+        reason=reason,
+        plan=plan_id,
     )
     with session.settings.connect(Context.for_admin) as broker:
         try:
             answer: policy_pb2.ApplyPolicyResponse = broker.call(broker.policy.ApplyPolicy, request)
         except Invalid as bad:
-            if bad.field == "reason":
+            if bad.field in {"reason", "plan", "expected_version"}:
                 raise
             # The command line was right, the file was not.
             raise ConfigInvalid(str(file), (bad.problem,)) from bad
@@ -177,15 +207,3 @@ def restore(session: Session, *, version: int, expected_version: int | None, rea
         {"version": answer.version, "index": answer.index, "restored": version, "request_id": request_id},
         f"policy version {answer.version} is in force, at index {answer.index}: that of version {version} again",
     )
-
-
-def _document(file: Path) -> str:
-    """Read a policy file. Raises Unusable."""
-    try:
-        with click.open_file(str(file), "rb") as opened:
-            data: bytes = opened.read(MAX_DOCUMENT_BYTES + 1)
-        if len(data) > MAX_DOCUMENT_BYTES:
-            raise Unusable(f"{file} is larger than 1 MiB", reason="FILE", hint="is it a policy file?")
-        return data.decode("utf-8")
-    except UnicodeDecodeError as bad:
-        raise Unusable(f"{file} is not UTF-8", reason="FILE", hint="is it a policy file?") from bad

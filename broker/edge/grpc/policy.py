@@ -4,20 +4,29 @@ import asyncio
 
 from grpc.aio import ServicerContext
 
+from broker.domain.changes import Direction
 from broker.domain.policy import Role
 from broker.edge.grpc.outermost import CALLER
 from broker.edge.grpc.translate import ask, limit, request_key, timestamp
 from broker.service.apply_policy import ApplyPolicy
 from broker.service.explain import Explain
+from broker.service.plan_policy import PlanPolicy
 from broker.service.policy_versions import PolicyVersions
 from broker.v1 import policy_pb2, policy_pb2_grpc
 
+_DIRECTIONS = {
+    Direction.MORE: policy_pb2.POLICY_CHANGE_DIRECTION_MORE,
+    Direction.LESS: policy_pb2.POLICY_CHANGE_DIRECTION_LESS,
+    Direction.OTHER: policy_pb2.POLICY_CHANGE_DIRECTION_OTHER,
+}
+
 
 class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
-    """Shows, applies, restores and explains."""
+    """Shows, plans, applies, restores and explains."""
 
-    def __init__(self, apply: ApplyPolicy, versions: PolicyVersions, explain: Explain) -> None:
+    def __init__(self, apply: ApplyPolicy, plan: PlanPolicy, versions: PolicyVersions, explain: Explain) -> None:
         self._apply = apply
+        self._plan = plan
         self._versions = versions
         self._explain = explain
 
@@ -74,6 +83,33 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         )
         return policy_pb2.RestorePolicyResponse(version=version, index=index)
 
+    async def PlanPolicy(
+        self, request: policy_pb2.PlanPolicyRequest, context: ServicerContext
+    ) -> policy_pb2.PlanPolicyResponse:
+        """Say what it would change."""
+        del context
+        plan = await asyncio.to_thread(self._plan, CALLER.get(), request.document)
+        return policy_pb2.PlanPolicyResponse(
+            plan=plan.id,
+            version=plan.version,
+            changes=[
+                policy_pb2.PolicyChange(direction=_DIRECTIONS[one.direction], subject=one.subject, text=one.text)
+                for one in plan.changes
+            ],
+            runs=[
+                policy_pb2.TouchedRun(
+                    run=one.run.id,
+                    realm=one.run.realm,
+                    partner=one.run.partner,
+                    lost=one.lost,
+                    changed=one.changed,
+                )
+                for one in plan.runs
+            ],
+            more_runs=plan.has_more_runs,
+            tokens=plan.tokens,
+        )
+
     async def ApplyPolicy(
         self, request: policy_pb2.ApplyPolicyRequest, context: ServicerContext
     ) -> policy_pb2.ApplyPolicyResponse:
@@ -87,6 +123,7 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
             expected_version=request.expected_version if request.HasField("expected_version") else None,
             request=request_key(caller, request),
             reason=request.reason,
+            plan=request.plan,
         )
         return policy_pb2.ApplyPolicyResponse(version=version, index=index)
 

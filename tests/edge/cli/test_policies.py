@@ -186,3 +186,63 @@ def test_a_reason_that_the_broker_refuses_is_no_problem_of_the_file(
     code, error = broker.error("policy", "apply", str(file), *WHY)
     assert (code, error["reason"]) == (2, "INVALID")
     assert "policy.yaml" not in error["message"]
+
+
+PLANNED = policy_pb2.PlanPolicyResponse(
+    plan="7-" + "0" * 32,
+    version=7,
+    changes=[
+        policy_pb2.PolicyChange(
+            direction=policy_pb2.POLICY_CHANGE_DIRECTION_MORE, subject="access", text="bob gains mythos\x1b[2J"
+        ),
+        policy_pb2.PolicyChange(
+            direction=policy_pb2.POLICY_CHANGE_DIRECTION_LESS, subject="limits", text="lower limit of live runs"
+        ),
+    ],
+    runs=[policy_pb2.TouchedRun(run="run-1", realm="evaluation", partner="acme", lost=["oracle"])],
+    tokens=3,
+)
+
+
+@pytest.mark.parametrize("command", [("plan",), ("apply", "--dry-run")])
+def test_a_plan_is_printed_and_nothing_is_applied(
+    broker: Program, served: Served, file: Path, command: tuple[str, ...]
+) -> None:
+    served.answers["PlanPolicy"] = PLANNED
+    answer = broker.json("policy", *command, str(file))
+    assert [call.method for call in served.calls] == ["PlanPolicy"]
+    assert served.last.request.document == DOCUMENT
+    assert (answer["plan"], answer["version"], answer["tokens"]) == (PLANNED.plan, 7, 3)
+    assert [one["direction"] for one in answer["changes"]] == ["more", "less"]
+    text = broker("policy", *command, str(file)).stdout
+    assert "+ access: bob gains mythos" in text
+    assert "- limits: lower limit of live runs" in text
+    assert "\x1b[2J" not in text
+    assert "3 live tokens could not be minted again" in text
+    assert f"--plan {PLANNED.plan}" in text
+
+
+def test_a_plan_without_changes_says_so(broker: Program, served: Served, file: Path) -> None:
+    served.answers["PlanPolicy"] = policy_pb2.PlanPolicyResponse(plan="7-x", version=7)
+    assert "nothing would change" in broker("policy", "plan", str(file)).stdout
+    assert broker.json("policy", "plan", str(file))["tokens"] is None
+
+
+def test_a_plan_of_a_file_with_problems_names_them_and_is_no_usage_error(
+    broker: Program, served: Served, file: Path
+) -> None:
+    served.answers["PlanPolicy"] = ConfigInvalid("policy", ("policy:3: grants: bad",))
+    code, error = broker.error("policy", "plan", str(file))
+    assert (code, error["reason"]) == (1, "INVALID")
+    assert "policy:3: grants: bad" in error["message"]
+
+
+def test_what_a_plan_showed_is_applied_by_its_id(broker: Program, served: Served, file: Path) -> None:
+    served.answers["ApplyPolicy"] = policy_pb2.ApplyPolicyResponse(version=8, index=90)
+    assert broker("policy", "apply", str(file), *WHY, "--plan", PLANNED.plan).exit_code == 0
+    assert served.last.request.plan == PLANNED.plan
+    served.answers["ApplyPolicy"] = PolicyMoved("the policy is at version 8, not 7")
+    code, error = broker.error("policy", "apply", str(file), *WHY, "--plan", PLANNED.plan)
+    assert (code, error["reason"]) == (1, "POLICY_MOVED")
+    served.answers["ApplyPolicy"] = Invalid("plan", "was made for another document", hint="plan this one")
+    assert broker.error("policy", "apply", str(file), *WHY, "--plan", PLANNED.plan)[0] == 2

@@ -13,6 +13,7 @@ from broker.service.apply_policy import ApplyPolicy
 from broker.service.calling import Caller, CertificateProof, identify
 from broker.service.explain import Explain
 from broker.service.metering import Unmetered
+from broker.service.plan_policy import PlanPolicy
 from broker.service.policies import Policies
 from broker.service.policy_versions import PolicyVersions
 from broker.service.ports import RequestKey
@@ -41,6 +42,7 @@ class World:
     revocations: Revocations
     apply_policy: ApplyPolicy
     versions: PolicyVersions
+    plan: PlanPolicy
     revoke: Revoke
     reinstate: Reinstate
     runs: Runs
@@ -91,6 +93,7 @@ def make_world(folder: Path) -> World:
         revocations,
         apply,
         PolicyVersions(ledger, ledger.history, policies, apply, digest=digest),
+        PlanPolicy(ledger, ledger.proofs, policies, apply, clock, digest=digest),
         Revoke(ledger, policies, revocations, Unmetered()),
         Reinstate(ledger, policies, clock),
         Runs(ledger, policies, clock, revocations, new_id=lambda: secrets.token_urlsafe(16)),
