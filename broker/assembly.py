@@ -171,7 +171,7 @@ class Broker:
         )
         keeper = RosterKeeper(self.ledger.roster, hub.listeners, clock)
         noting, drilling = Noting(keeper, hub), self._drilling(hub)
-        outermost = Outermost(self.policies, clock, meter, parts.admins)
+        outermost = Outermost(self.policies, clock, meter, parts.admins, LoginDoor(self.identities))
         server, self.port, healths = self._server(hub, completions, find_hits, drilling, keeper, outermost)
         await server.start()
         if self._login is not None:
@@ -334,7 +334,7 @@ class Broker:
 
     def _bind_login(self, services: Services, healths: HealthServicer) -> None:
         parts, door = self._parts, LoginDoor(self.identities)
-        outermost = Outermost(self.policies, parts.clock, parts.meter, parts.admins, login=door)
+        outermost = Outermost(self.policies, parts.clock, parts.meter, parts.admins, door, by_token=True)
         bound = bound_login_server(
             self._doors, lambda papers, listen: make_login_server(services, outermost, papers, listen, healths)
         )

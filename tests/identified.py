@@ -9,6 +9,7 @@ from tests.issuer import AUDIENCE, UID, Issuer
 from tests.served import POLICY, Served
 
 PRINCIPALS = f"""\
+  - {{id: "spiffe://lab.example/gateway-shared", role: verifier, realm: shared}}
   - {{id: acme-ci, role: harness, partner: acme, workload: nightly, identity: {{provider: github, claims: {{repository_id: "456", repository_owner_id: "123"}}}}}}
   - {{id: globex-pods, role: harness, partner: globex, workload: evals, identity: {{provider: cluster, claims: {{uid: {UID}}}}}}}
   - {{id: alice, role: harness, partner: acme, user: alice, identity: {{provider: sso, claims: {{sub: "u-alice"}}}}}}

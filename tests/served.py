@@ -38,6 +38,7 @@ PRINCIPALS = {
     "globex": "spiffe://globex.example/cluster",
     "gateway": "spiffe://lab.example/gateway",
     "gateway-research": "spiffe://lab.example/gateway-research",
+    "gateway-shared": "spiffe://lab.example/gateway-shared",
     "stranger": "spiffe://stranger.example/ci",
 }
 POLICY = """\

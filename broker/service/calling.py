@@ -61,6 +61,14 @@ Proof = CertificateProof | IdentityProof | RunProof
 
 
 @dataclass(frozen=True, slots=True)
+class ProvenUser:
+    """A user of the caller's partner, and what proved them."""
+
+    name: str
+    proof: IdentityProof
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
     """A principal as the policy in force knows it."""
 
@@ -73,6 +81,13 @@ class Caller:
     user: str | None = None
     person: str | None = None
     proof: Proof = field(default=CertificateProof(""), compare=False)
+    beside: ProvenUser | None = field(default=None, compare=False)
+    """The user who proved themselves for this call, on whose behalf the caller asks."""
+
+    @property
+    def proven_by(self) -> str:
+        """How caller and user proved themselves, as the ledger keeps it."""
+        return str(self.proof) if self.beside is None else f"{self.proof}, user by {self.beside.proof}"
 
     def must_be(self, *roles: Role) -> None:
         """Refuse unless the role is one of `roles`. Raises Forbidden."""

@@ -40,6 +40,7 @@ from broker.service.ports import (
     SigningKey,
     Write,
 )
+from broker.service.users import must_prove_users
 from broker.token.claims import TOKEN_TYP, Claims, encode_claims, numbered
 from broker.token.jws import assemble, signing_input
 from broker.token.keys import Purpose
@@ -156,9 +157,10 @@ class Mint:
     ) -> None:
         in_force = self._policies.current()
         must_still_be_known(caller, in_force)
+        must_prove_users(caller, asks, in_force)
         now = self._clock.now()
         slips = self._slips(caller, asks, in_force, now)
-        drafts = [_draft(slip, now, request, str(caller.proof)) for slip in slips]
+        drafts = [_draft(slip, now, request, caller.proven_by) for slip in slips]
         runs = {(ask.run, ask.partner, ask.realm) for ask in asks if ask.run is not None}
         guards = tuple(RunIsOpen(run, partner, realm, now) for run, partner, realm in sorted(runs))
         within, counted = limits_of_mint([(slip.claims, slip.grant) for slip in slips], in_force.policy, now)

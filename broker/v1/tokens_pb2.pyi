@@ -45,12 +45,14 @@ class MintedToken(_message.Message):
     def __init__(self, token: _Optional[str] = ..., id: _Optional[str] = ..., index: _Optional[int] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., grant: _Optional[str] = ...) -> None: ...
 
 class MintRequest(_message.Message):
-    __slots__ = ("request_id", "spec")
+    __slots__ = ("request_id", "spec", "user_token")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
+    USER_TOKEN_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     spec: TokenSpec
-    def __init__(self, request_id: _Optional[str] = ..., spec: _Optional[_Union[TokenSpec, _Mapping]] = ...) -> None: ...
+    user_token: str
+    def __init__(self, request_id: _Optional[str] = ..., spec: _Optional[_Union[TokenSpec, _Mapping]] = ..., user_token: _Optional[str] = ...) -> None: ...
 
 class MintResponse(_message.Message):
     __slots__ = ("token",)
@@ -59,12 +61,14 @@ class MintResponse(_message.Message):
     def __init__(self, token: _Optional[_Union[MintedToken, _Mapping]] = ...) -> None: ...
 
 class MintBatchRequest(_message.Message):
-    __slots__ = ("request_id", "specs")
+    __slots__ = ("request_id", "specs", "user_token")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SPECS_FIELD_NUMBER: _ClassVar[int]
+    USER_TOKEN_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     specs: _containers.RepeatedCompositeFieldContainer[TokenSpec]
-    def __init__(self, request_id: _Optional[str] = ..., specs: _Optional[_Iterable[_Union[TokenSpec, _Mapping]]] = ...) -> None: ...
+    user_token: str
+    def __init__(self, request_id: _Optional[str] = ..., specs: _Optional[_Iterable[_Union[TokenSpec, _Mapping]]] = ..., user_token: _Optional[str] = ...) -> None: ...
 
 class MintBatchResponse(_message.Message):
     __slots__ = ("tokens",)

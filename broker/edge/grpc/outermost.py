@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any, NoReturn, cast
 
 import grpc
@@ -20,6 +21,7 @@ from broker.service.calling import Caller, identify
 from broker.service.metering import Meter
 from broker.service.policies import Policies
 from broker.service.ports import Clock
+from broker.service.users import prove_user
 
 log = logging.getLogger("broker.calls")
 
@@ -33,17 +35,25 @@ CALLER: ContextVar[Caller] = ContextVar("caller")
 class Outermost(ServerInterceptor):
     """Identifies the principal on each call and maps every failure through the one table.
 
-    With a `login`, callers are proven by it and by nothing else; without, by their certificates.
+    Callers are proven by their certificates or, `by_token`, by the login door and by nothing else.
     """
 
     def __init__(
-        self, policies: Policies, clock: Clock, meter: Meter, admins: frozenset[str], *, login: LoginDoor | None = None
+        self,
+        policies: Policies,
+        clock: Clock,
+        meter: Meter,
+        admins: frozenset[str],
+        login: LoginDoor,
+        *,
+        by_token: bool = False,
     ) -> None:
         self._policies = policies
         self._clock = clock
         self._meter = meter
         self._admins = admins
         self._login = login
+        self._by_token = by_token
         self._certificates = PeerCertificates()
         self._wrapped: dict[str, grpc.RpcMethodHandler] = {}
 
@@ -53,11 +63,17 @@ class Outermost(ServerInterceptor):
         proof = self._certificates.proof(context, self._clock.now())
         return identify(proof, self._policies.current(), self._admins)
 
-    async def _caller(self, context: ServicerContext) -> Caller:
-        if self._login is None:
-            return self.caller(context)
-        # The configuration's admins have certificates: nobody becomes one of them by a provider's word.
-        return identify(await self._login.proof(context), self._policies.current(), frozenset())
+    async def _caller(self, request: Any, context: ServicerContext) -> Caller:
+        if self._by_token:
+            # The configuration's admins have certificates: nobody becomes one of them by a provider's word.
+            caller = identify(await self._login.proof(context), self._policies.current(), frozenset())
+        else:
+            caller = self.caller(context)
+        user_token = getattr(request, "user_token", "")
+        if not user_token:
+            return caller
+        proof = await self._login.prove(user_token)
+        return replace(caller, beside=prove_user(proof, caller.partner, self._policies.current()))
 
     async def intercept_service(
         self,
@@ -100,7 +116,7 @@ class Outermost(ServerInterceptor):
             started = time.monotonic()
             principal, failure = "", None
             try:
-                caller = await self._caller(context)
+                caller = await self._caller(request, context)
                 principal = caller.principal
                 CALLER.set(caller)
                 return await inner(_readable(request), context)
@@ -119,7 +135,7 @@ class Outermost(ServerInterceptor):
             started = time.monotonic()
             principal, failure = "", None
             try:
-                caller = await self._caller(context)
+                caller = await self._caller(request, context)
                 principal = caller.principal
                 CALLER.set(caller)
                 async for response in inner(readable(request), context):

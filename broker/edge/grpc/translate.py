@@ -42,12 +42,16 @@ def seconds(field: str, duration: Duration) -> int:
 def ask(spec: tokens_pb2.TokenSpec, environment: str | None, caller: Caller | None = None) -> Ask:
     """Return what is asked for, from `environment`: for whom the caller is, unless it names a user or a workload.
 
+    With a user who proved themselves, it is for that one, and for the caller's workload.
+
     Raises:
         Invalid: A field is missing or malformed.
     """
     user = spec.user if spec.HasField("user") else None
     workload = spec.workload if spec.HasField("workload") else None
-    if user is None and workload is None and caller is not None:
+    if caller is not None and caller.beside is not None:
+        user, workload = user or caller.beside.name, workload or caller.workload
+    elif user is None and workload is None and caller is not None:
         user, workload = caller.user, caller.workload
     return Ask(
         realm=spec.realm,
