@@ -123,7 +123,7 @@ class Broker:
         self._compare_clocks()
         # Planned, applied and then read: the same letters are parsed once.
         self._parse = lru_cache(maxsize=2)(load_policy)
-        self.policies = Policies(self.ledger, self._parse, max_ttl_s=int(parts.max_ttl.total_seconds()))
+        self.policies = Policies(self.ledger, self._parse, parts.clock, max_ttl_s=int(parts.max_ttl.total_seconds()))
         self.signer = KeyRotation(
             parts.root,
             clock,

@@ -111,6 +111,7 @@ def _policy(form: PolicyForm) -> Policy:
             for name, p in form.providers.items()
         },
         groups={name: frozenset(members) for name, members in form.groups.items()},
+        denies_overdue=form.overdue_grants == "deny",
         labels_by_model={m.name: frozenset(labels_of(m.labels)) for m in form.models if m.labels},
     )
 

@@ -260,6 +260,7 @@ class PolicyForm(_Form):
     """Policy of the credential broker. What it does not say is denied."""
 
     version: Literal[1]
+    overdue_grants: Literal["allow", "deny"] = "allow"
     providers: dict[Name, ProviderForm] = {}
     groups: dict[Name, Annotated[list[Name], Field(min_length=1)]] = {}
     realms: dict[Name, RealmForm]

@@ -136,11 +136,16 @@ def _blocks(selector: Selector, facts: Facts, ask: Ask) -> bool:
 def _granted(ask: Ask, policy: Policy) -> Iterator[_Step]:
     realm_max_s = policy.realms[ask.realm].max_ttl_s
     too_long: Denied | None = None
+    overdue: Denied | None = None
     for grant in policy.grants_for(ask.partner, ask.realm):
         missing = _missing(ask, grant, policy)
         rule = f"grant {grant.id}"
         if missing:
             yield _Step(Rule(rule, False, missing))
+            continue
+        if policy.denies_overdue and grant.id in policy.overdue:
+            yield _Step(Rule(rule, False, f"its review was due by {grant.review_by}"))
+            overdue = overdue or _overdue(grant)
             continue
         longest_s = min(grant.max_ttl_s, realm_max_s)
         if ask.ttl_s is not None and ask.ttl_s > longest_s:
@@ -151,7 +156,7 @@ def _granted(ask: Ask, policy: Policy) -> Iterator[_Step]:
         ttl_s = min(grant.default_ttl_s, longest_s) if ask.ttl_s is None else ask.ttl_s
         yield _Step(Rule(rule, True, f"covers all of it, for {ttl_s} s"), Allowed(grant.id, ttl_s))
         return
-    verdict = too_long or Denied(Reason(NOT_GRANTED, "default", _no_grant(ask)))
+    verdict = too_long or overdue or Denied(Reason(NOT_GRANTED, "default", _no_grant(ask)))
     yield _Step(Rule("default", False, verdict.why.detail), verdict)
 
 
@@ -179,6 +184,11 @@ def _facts(ask: Ask, policy: Policy) -> Facts:
     facts[Dimension.MODEL] = tuple({name for model in ask.models for name in (model, bare_name(model))})
     facts[Dimension.LABEL] = policy.labels_for(ask.partner, ask.realm, ask.models)
     return tuple(facts)
+
+
+def _overdue(grant: Grant) -> Denied:
+    detail = f"grant {grant.id} covers it, and its review was due by {grant.review_by}; an admin must review it"
+    return Denied(Reason(NOT_GRANTED, f"grant {grant.id}", detail))
 
 
 def _no_grant(ask: Ask) -> str:

@@ -186,6 +186,10 @@ def _review_changes(before: Policy, after: Policy) -> Iterator[Change]:
         was = before.grant(grant.id)
         if was is not None and was.review_by != grant.review_by:
             yield other("grants", f"grant {grant.id} is to be reviewed by {grant.review_by} (was {was.review_by})")
+    if before.denies_overdue and not after.denies_overdue:
+        yield more("grants", "grants allow new tokens also when their review is overdue")
+    if after.denies_overdue and not before.denies_overdue:
+        yield less("grants", "grants allow no new tokens once their review is overdue")
 
 
 def _or_none(names: Iterable[str]) -> str:

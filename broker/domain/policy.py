@@ -1,7 +1,7 @@
 """The policy: realms, partners, models, grants and principals, with what must be looked up fast."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from enum import StrEnum
 
@@ -183,6 +183,10 @@ class Policy:
     providers: Mapping[str, Provider] = field(default_factory=dict)
     groups: Mapping[str, frozenset[str]] = field(default_factory=dict)
     labels_by_model: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    denies_overdue: bool = False
+    """A grant whose review is overdue allows nothing new."""
+    overdue: frozenset[str] = field(default=frozenset(), compare=False)
+    """Grants whose review date is past, on the day that the policy was last judged by `reviewed`."""
     _grants_at: Mapping[tuple[str, str], tuple[Grant, ...]] = field(init=False, repr=False, compare=False)
     _grants_by_id: Mapping[str, Grant] = field(init=False, repr=False, compare=False)
     _places: Mapping[str, tuple[str, str]] = field(init=False, repr=False, compare=False)
@@ -216,6 +220,11 @@ class Policy:
             for name in names:
                 found.setdefault((name, grant.realm), []).append(grant)
         return {at: tuple(grants) for at, grants in found.items()}
+
+    @property
+    def changes_by_day(self) -> bool:
+        """Tell whether what it allows can change without a new version."""
+        return self.denies_overdue
 
     def grants_for(self, partner: str, realm: str) -> tuple[Grant, ...]:
         """Return the grants of a partner in a realm, in the order in which they are tried."""
@@ -280,6 +289,12 @@ class Policy:
             for label in own
         }
         return tuple(sorted({*labels, *extra, *of_models}))
+
+
+def reviewed(policy: Policy, today: date) -> Policy:
+    """Return the policy as of `today` (UTC): a grant is overdue from the day after its review date."""
+    overdue = {grant.id for grant in policy.grants if grant.review_by is not None and grant.review_by < today}
+    return policy if overdue == policy.overdue else replace(policy, overdue=frozenset(overdue))
 
 
 EMPTY_POLICY = Policy()

@@ -3,11 +3,11 @@
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import date, datetime
 
-from broker.domain.policy import EMPTY_POLICY, Policy
+from broker.domain.policy import EMPTY_POLICY, Policy, reviewed
 from broker.errors import ConfigInvalid
-from broker.service.ports import Ledger, RealmKeys
+from broker.service.ports import Clock, Ledger, RealmKeys
 from broker.token.revocation import Selector
 
 
@@ -33,17 +33,24 @@ class Policies:
     compares the version (P3). No realm allows longer lives than `max_ttl_s`, whatever its policy says.
     """
 
-    def __init__(self, ledger: Ledger, parse: Callable[[str], Policy], *, max_ttl_s: int | None = None) -> None:
+    def __init__(
+        self, ledger: Ledger, parse: Callable[[str], Policy], clock: Clock, *, max_ttl_s: int | None = None
+    ) -> None:
         self._ledger = ledger
         self._parse = parse
         self._max_ttl_s = max_ttl_s
+        self._clock = clock
+        self._judged_on: date | None = None
         self._lock = threading.Lock()
         self._in_force = PolicyInForce(-1, EMPTY_POLICY, {}, frozenset(), "", "", None)
         self._watchers: list[Callable[[PolicyInForce], None]] = []
         self.refresh()
 
     def current(self) -> PolicyInForce:
-        """Return the policy as last read."""
+        """Return the policy as last read, its grants as of today."""
+        if self._in_force.policy.changes_by_day and self._clock.now().date() != self._judged_on:
+            with self._lock:
+                self._in_force = replace(self._in_force, policy=self._as_of_today(self._in_force.policy))
         return self._in_force
 
     def refresh(self) -> PolicyInForce:
@@ -64,7 +71,7 @@ class Policies:
                     policy, problem = EMPTY_POLICY, f"the stored policy cannot be read: {invalid}"
             self._in_force = PolicyInForce(
                 record.version,
-                policy,
+                self._as_of_today(policy),
                 dict(record.blocks),
                 record.revoked_keys,
                 record.document,
@@ -77,6 +84,10 @@ class Policies:
         for watcher in self._watchers:
             watcher(in_force)
         return in_force
+
+    def _as_of_today(self, policy: Policy) -> Policy:
+        self._judged_on = self._clock.now().date()
+        return reviewed(policy, self._judged_on)
 
     def _bounded(self, policy: Policy) -> Policy:
         """A policy may have been applied when the broker's own maximum was higher; it binds all the same."""

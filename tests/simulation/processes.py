@@ -63,7 +63,7 @@ class BrokerProcess:
         self._loop = loop
         self.clock = SimClock(node)
         self.store = SimStore(database, node, self.clock, self._wake)
-        self.policies = Policies(self.store, parse)
+        self.policies = Policies(self.store, parse, self.clock)
         self.signer = SimSigner()
         self.policies.watch(lambda in_force: self.signer.forget(in_force.revoked_keys))
         self.signer.forget(self.policies.current().revoked_keys)

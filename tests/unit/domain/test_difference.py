@@ -159,7 +159,9 @@ def test_each_field_of_a_policy_has_a_case_here():
     assert {field.name for field in fields(Policy) if field.init} == {
         *("realms", "partners", "grants", "principals", "providers"),
         # These have tests of their own below.
-        *("models", "groups", "labels_by_model"),
+        *("models", "groups", "labels_by_model", "denies_overdue"),
+        # What a day makes of it is no difference between two policies.
+        "overdue",
     }
 
 
@@ -239,6 +241,7 @@ def test_groups_models_and_labels_are_told():
         (replace(BEFORE, models=frozenset({"mythos"})), ("oracle: removed",)),
         (replace(BEFORE, models=frozenset({"mythos", "oracle", "sphinx"})), ("sphinx: new",)),
         (replace(BEFORE, labels_by_model={}), ("has labels none (had clearance=low)",)),
+        (replace(BEFORE, denies_overdue=True), ("no new tokens once their review is overdue",)),
     ):
         texts = " ".join(change.text for change in difference(BEFORE, after))
         for word in words:

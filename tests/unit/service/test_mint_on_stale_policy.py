@@ -23,7 +23,7 @@ ASK = Ask("evaluation", "acme", "alice", None, ("mythos",), "acme-ci")
 @pytest.fixture
 def behind(world, tmp_path):
     """Return (mint, policies) of a broker that hears nothing from the one that `world` is."""
-    policies = Policies(world.ledger, load_policy)
+    policies = Policies(world.ledger, load_policy, world.clock)
     signer = KeyRotation(
         LocalRoot(tmp_path / "keys", b"not a secret in a test"),
         world.clock,

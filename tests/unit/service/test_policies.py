@@ -1,9 +1,12 @@
 """The policy in force: applied whole or not at all, and never allowing more than the broker's own maximum."""
 
+from datetime import timedelta
+
 import pytest
 
 from broker.adapters.policy_file import load_policy
 from broker.domain.asking import UNRECOGNISED, Ask
+from broker.domain.decision import Allowed, decide
 from broker.domain.policy import EMPTY_POLICY, Role
 from broker.errors import ConfigInvalid, Forbidden, Invalid, PolicyMoved, Unauthenticated
 from broker.ledger.entry import Kind, decode_entry
@@ -91,7 +94,7 @@ def test_p7_a_stored_policy_that_cannot_be_read_allows_nothing_and_says_so(world
 def test_a_life_is_never_above_the_brokers_maximum_also_when_that_was_lowered_after_the_policy_was_applied(world):
     effect = PolicyReplaced(LONG, ADMIN, world.clock.now())
     world.ledger.append(Write([lambda index: b"entry"], effects=(effect,))).result()
-    lowered = Policies(world.ledger, load_policy, max_ttl_s=MAX_TTL_S)
+    lowered = Policies(world.ledger, load_policy, world.clock, max_ttl_s=MAX_TTL_S)
     assert {realm.max_ttl_s for realm in lowered.current().policy.realms.values()} == {MAX_TTL_S}
     assert {keys.max_ttl_s for keys in lowered.realm_keys()} == {MAX_TTL_S}
 
@@ -182,3 +185,22 @@ def test_p3_a_caller_who_changed_is_no_longer_who_was_recognised(world):
 def test_the_word_for_no_place_is_no_place(world):
     nowhere = Ask("evaluation", "acme", "alice", None, ("mythos",), UNRECOGNISED)
     assert not world.explain(OPS, nowhere).is_allowed
+
+
+@pytest.mark.parametrize(("setting", "is_allowed_later"), [("allow", True), ("deny", False)])
+def test_p7_an_overdue_grant_allows_nothing_from_the_day_after_its_review_where_the_policy_says_so(
+    world, setting, is_allowed_later
+):
+    due_by = world.clock.now().date() + timedelta(days=1)
+    due = POLICY.replace("ttl: {default: 10m, max: 1h}}", f'ttl: {{default: 10m, max: 1h}}, review_by: "{due_by}"}}')
+    assert due != POLICY
+    document = f"{due}overdue_grants: {setting}\n"
+    world.apply_policy(OPS, document, expected_version=None, request=request(principal=ADMIN))
+    policies = Policies(world.ledger, load_policy, world.clock, max_ttl_s=MAX_TTL_S)
+    assert isinstance(decide(ASK, policies.current().policy, {}), Allowed)
+    world.clock.advance(86_400)
+    assert isinstance(decide(ASK, policies.current().policy, {}), Allowed)
+    world.clock.advance(86_400)
+    later = decide(ASK, policies.current().policy, {})
+    assert isinstance(later, Allowed) is is_allowed_later
+    assert isinstance(later, Allowed) or str(due_by) in later.why.detail

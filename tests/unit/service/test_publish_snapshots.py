@@ -23,7 +23,7 @@ def publisher(signer: SimSigner) -> tuple[Publisher, FakeLedger]:
     ledger = FakeLedger(Disk.new("ledger-1", NOW), clock)
     document = policy_document(((REALM, 5, 1),))
     ledger.append(Write([draft()], effects=(PolicyReplaced(document, BY, NOW),)))
-    made = Publisher(ledger, Policies(ledger, load_policy), signer, clock, boot="boot-1")
+    made = Publisher(ledger, Policies(ledger, load_policy, clock), signer, clock, boot="boot-1")
     made.poll()
     return made, ledger
 

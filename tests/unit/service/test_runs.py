@@ -165,7 +165,7 @@ def test_a_run_is_decided_again_when_the_policy_moved_behind_its_back(world):
     from broker.adapters.policy_file import load_policy
     from broker.service.policies import Policies
 
-    behind = Policies(world.ledger, load_policy)
+    behind = Policies(world.ledger, load_policy, world.clock)
     world.runs._policies = behind
     caller = world.acme
     without = POLICY.replace(

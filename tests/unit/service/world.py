@@ -83,7 +83,7 @@ class World:
 def make_world(folder: Path) -> World:
     clock = MovedClock()
     ledger = open_store(f"sqlite:///{folder / 'ledger.db'}", clock, headroom_bytes=1 << 20)
-    policies = Policies(ledger, load_policy, max_ttl_s=MAX_TTL_S)
+    policies = Policies(ledger, load_policy, clock, max_ttl_s=MAX_TTL_S)
     revocations = Revocations(clock, timedelta(seconds=MAX_TTL_S))
     apply = ApplyPolicy(ledger, policies, clock, load_policy, digest=digest, max_ttl_s=MAX_TTL_S)
     return World(
