@@ -33,6 +33,7 @@ from broker.edge.grpc.login import LoginDoor
 from broker.edge.grpc.noting import Noting
 from broker.edge.grpc.outermost import Outermost
 from broker.edge.grpc.policy import PolicyService
+from broker.edge.grpc.receiving import Receiving
 from broker.edge.grpc.revocations import RevocationService
 from broker.edge.grpc.runs import RunService
 from broker.edge.grpc.server import Services, make_login_server, make_server, set_health
@@ -48,6 +49,7 @@ from broker.service.complete import Complete
 from broker.service.drill import DrillBook
 from broker.service.explain import Explain
 from broker.service.hits import FindHits
+from broker.service.keep_receipts import KeepReceipts
 from broker.service.listening import Listeners
 from broker.service.mint import Mint
 from broker.service.plan_policy import PlanPolicy
@@ -104,6 +106,7 @@ class Broker:
         self._parts = parts
         self._doors = doors
         self._hub: FeedHub | None = None
+        self._keep: KeepReceipts | None = None
         self._fatal: Failure | None = None
         self._stopping = asyncio.Event()
         self.port = 0
@@ -172,7 +175,11 @@ class Broker:
         keeper = RosterKeeper(self.ledger.roster, hub.listeners, clock)
         noting, drilling = Noting(keeper, hub), self._drilling(hub)
         outermost = Outermost(self.policies, clock, meter, parts.admins, LoginDoor(self.identities))
-        server, self.port, healths = self._server(hub, completions, find_hits, drilling, keeper, outermost)
+        keep = self._keep = KeepReceipts(self.ledger, self.ledger.receipts, clock, meter)
+        receiving = Receiving(
+            keep, self.signer, clock, lambda: publisher.head, lambda realm: meter.receipts_refused(realm, "OVERLOADED")
+        )
+        server, self.port, healths = self._server(hub, completions, find_hits, drilling, keeper, outermost, receiving)
         await server.start()
         if self._login is not None:
             await self._login.start()
@@ -184,6 +191,7 @@ class Broker:
             asyncio.create_task(completions.run()),
             asyncio.create_task(noting.run()),
             asyncio.create_task(drilling.run()),
+            asyncio.create_task(receiving.run()),
             asyncio.create_task(self._look_after(healths)),
             *([asyncio.create_task(http.serve([http_socket]))] if http is not None and http_socket is not None else []),
         ]
@@ -264,6 +272,8 @@ class Broker:
                 stopping.append(failure.message)
         # Minting goes on while the keys last; people should know before they end.
         passing = [self._parts.key_home_problem(), self.signer.problem, *self.identities.problems()]
+        if self._keep is not None:
+            passing += self._keep.problems
         stops = tuple(text for text in stopping if text)
         return Condition(stops, tuple(dict.fromkeys(text for text in passing if text and not _told(text, stops))))
 
@@ -287,6 +297,7 @@ class Broker:
         drilling: Drilling,
         keeper: RosterKeeper,
         outermost: Outermost,
+        receiving: Receiving,
     ) -> tuple[grpc.aio.Server, int, HealthServicer]:
         parts, clock, meter = self._parts, self._parts.clock, self._parts.meter
         revocations = self._revocations()
@@ -311,7 +322,7 @@ class Broker:
                 hub,
                 clock,
             ),
-            feed=FeedService(hub, self.policies, clock, outermost.caller),
+            feed=FeedService(hub, self.policies, clock, outermost.caller, receiving=receiving),
             policy=self._policy_service(),
             status=StatusService(
                 self.ledger,

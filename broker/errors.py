@@ -377,3 +377,26 @@ class NameInUse(Failure):
 
     reason = "NAME_IN_USE"
     default_hint = "give each verifier a certificate with a name of its own, or stop the other one first"
+
+
+class ReceiptsUnkept(Rejected):
+    """The realm's policy demands receipts, and this verifier cannot keep them now: so it accepts nothing."""
+
+    reason = "RECEIPTS_UNKEPT"
+    http_status = 503
+    grpc_code = "UNAVAILABLE"
+    retry_after_s = 1.0
+    default_hint = "free space in the verifier's state folder, or mend it; it goes on by itself"
+
+
+class ReceiptsRefused(Failure):
+    """A batch of receipts or its key is wrong; nothing of it was written."""
+
+    reason = "RECEIPTS_REFUSED"
+
+
+class ReceiptsOutOfOrder(Failure):
+    """A batch of receipts does not follow on what is written of its key."""
+
+    reason = "RECEIPTS_OUT_OF_ORDER"
+    default_hint = "go on from the number that the broker says"

@@ -3,7 +3,7 @@
 import copy
 import threading
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -18,6 +18,7 @@ from broker.errors import (
     LimitReached,
     NotFound,
     PolicyMoved,
+    ReceiptsOutOfOrder,
     RequestReused,
     RunEnded,
     StoreCorrupt,
@@ -84,6 +85,13 @@ from broker.service.proof_ports import (
     Sighting,
     VerifierForgotten,
 )
+from broker.service.receipt_ports import (
+    ReceiptKeyEnrolled,
+    ReceiptKeyIsNew,
+    ReceiptKeyRecord,
+    ReceiptsFollow,
+    ReceiptsWritten,
+)
 from broker.service.tree_ports import CheckpointRecord, TreeHead
 from broker.token.approval import decode_request
 from broker.token.revocation import Dimension, Selector
@@ -113,6 +121,7 @@ class Disk:
     sightings: dict[tuple[str, str], Sighting] = field(default_factory=dict)
     approvals: dict[str, ApprovalRecord] = field(default_factory=dict)
     checkpoints: dict[int, CheckpointRecord] = field(default_factory=dict)
+    receipt_keys: dict[str, ReceiptKeyRecord] = field(default_factory=dict)
     # Of the disk and not of a ledger: two brokers on one disk write one after the other.
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -127,7 +136,7 @@ class Disk:
         shallow = copy.copy(self)
         for name in (
             "entries", "policies", "blocks", "revocations", "certificates", "runs", "requests", "completions", "drills",
-            "schedules", "sightings", "approvals", "checkpoints", "counts", "tokens",
+            "schedules", "sightings", "approvals", "checkpoints", "counts", "tokens", "receipt_keys",
         ):  # fmt: skip
             setattr(shallow, name, copy.copy(getattr(self, name)))
         shallow.lock = threading.Lock()
@@ -194,6 +203,13 @@ class Disk:
                     raise NotFound(f"the revocation at {revocation} waits for no completion")
             case RoomToAsk() | ApprovalIsOpen() | HasNotVoted():
                 self._check_approval(guard)
+            case ReceiptKeyIsNew(kid):
+                if kid in self.receipt_keys:
+                    raise RequestReused("this receipt key is enrolled already")
+            case ReceiptsFollow(kid, after):
+                known = self.receipt_keys.get(kid)
+                if known is None or known.through != after:
+                    raise ReceiptsOutOfOrder(f"this key's receipts are not written up to {after}")
             case _:
                 assert_never(guard)
 
@@ -242,6 +258,10 @@ class Disk:
                     self.schedules[realm] = every_s
             case ApprovalAsked() | VoteCast() | ApprovalEnded():
                 self._apply_approval(effect, first)
+            case ReceiptKeyEnrolled(kid, realm, verifier, point):
+                self.receipt_keys[kid] = ReceiptKeyRecord(kid, realm, verifier, point, first, 0)
+            case ReceiptsWritten(kid, through):
+                self.receipt_keys[kid] = replace(self.receipt_keys[kid], through=through)
             case _:
                 assert_never(effect)
         return False
@@ -473,6 +493,14 @@ class FakeLedger:
     def close(self) -> None:
         """As the port says."""
         self._is_closed = True
+
+    def receipt_key(self, kid: str) -> ReceiptKeyRecord | None:
+        """As the port says."""
+        return self.disk.receipt_keys.get(kid)
+
+    def entries_at(self, indices: Collection[int]) -> Mapping[int, bytes]:
+        """As the port says."""
+        return {at: self.disk.entries[at] for at in indices if 0 <= at < len(self.disk.entries)}
 
     def completion(self, revocation: int) -> CompletionRecord | None:
         """As the port says."""

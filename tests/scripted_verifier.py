@@ -46,6 +46,8 @@ class ScriptedVerifier:
         self.asked: list[str] = []
         self.canaries: list[str] = []
         self.surveys: list[feed_pb2.Survey] = []
+        self.kept: list[feed_pb2.ReceiptsKept] = []
+        self.demand = 0
         self.error: grpc.RpcError | None = None
         self.head = 0
         self.incarnation = ""
@@ -106,6 +108,8 @@ class ScriptedVerifier:
             case "probe":
                 self.asked.append(message.probe.id)
                 self._judge(message.probe)
+            case "receipts_kept":
+                self.kept.append(feed_pb2.ReceiptsKept.FromString(message.receipts_kept.body))
             case "survey":
                 self.surveys.append(message.survey)
                 if not self.is_silent:
@@ -113,6 +117,7 @@ class ScriptedVerifier:
 
     def _apply(self, body: feed_pb2.FrameBody) -> None:
         self.head, self.incarnation = body.head, body.incarnation
+        self.demand = body.receipts
         if not self.is_silent:
             self.acknowledge()
         named = {value for revocation in body.revocations for value in revocation.values}

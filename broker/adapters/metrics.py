@@ -72,6 +72,23 @@ class PrometheusMeter:
             namespace="broker",
             registry=self.registry,
         )
+        self._receipts = Counter(
+            "receipts", "Uses that receipts tell of.", ["realm", "what"], namespace="broker", registry=self.registry
+        )
+        self._receipts_refused = Counter(
+            "receipt_batches_refused",
+            "Batches of receipts that were not written.",
+            ["realm", "reason"],
+            namespace="broker",
+            registry=self.registry,
+        )
+        self._receipts_alarmed = Counter(
+            "receipt_alarms",
+            "Receipts that cannot be true, or that somebody made up.",
+            ["realm", "problem"],
+            namespace="broker",
+            registry=self.registry,
+        )
         self._batch = Histogram(
             "append_batch_entries",
             "Entries of a committed batch.",
@@ -147,6 +164,18 @@ class PrometheusMeter:
     def resynchronised(self, realm: str) -> None:
         """As the port says."""
         self._resynchronised.labels(realm).inc()
+
+    def receipts(self, realm: str, what: str, count: int) -> None:
+        """As the port says."""
+        self._receipts.labels(realm, what).inc(count)
+
+    def receipts_refused(self, realm: str, reason: str) -> None:
+        """As the port says."""
+        self._receipts_refused.labels(realm, reason).inc()
+
+    def receipts_alarmed(self, realm: str, problem: str) -> None:
+        """As the port says."""
+        self._receipts_alarmed.labels(realm, problem).inc()
 
     def appended(self, entries: int, seconds: float) -> None:
         """As the port says."""

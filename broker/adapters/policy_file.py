@@ -25,6 +25,7 @@ from broker.domain.policy import (
     Principal,
     Quota,
     Realm,
+    Receipts,
     Role,
 )
 from broker.domain.trust import Network, Provider, ProviderKind, TrustRule
@@ -94,6 +95,7 @@ def _policy(form: PolicyForm) -> Policy:
                 s(r.heartbeat) * 1000,
                 r.subjects == "both",
                 labels_of(r.labels),
+                Receipts(r.receipts),
             )
             for name, r in form.realms.items()
         },

@@ -136,6 +136,7 @@ class RealmForm(_Form):
     max_ttl: Seconds
     lease: Seconds = Field(default="5s", validate_default=True)
     heartbeat: Seconds = Field(default="1s", validate_default=True)
+    receipts: Literal["none", "summed", "each"] = "none"
     subjects: Literal["one", "both"] = "one"
     labels: dict[Name, Name] = {}
 

@@ -35,6 +35,14 @@ class Binding(StrEnum):
     ANY = "any"
 
 
+class Receipts(StrEnum):
+    """Which receipts of uses a realm's verifiers must keep."""
+
+    NONE = "none"
+    SUMMED = "summed"
+    EACH = "each"
+
+
 @dataclass(frozen=True, slots=True)
 class Realm:
     """A separate path to models. Shares neither issuer nor audience with another realm (P8).
@@ -50,6 +58,7 @@ class Realm:
     heartbeat_ms: int = 1000
     needs_both: bool = False
     labels: tuple[str, ...] = ()
+    receipts: Receipts = Receipts.NONE
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,9 @@ class Kind(StrEnum):
     APPROVAL_DENIED = "approval-denied"
     APPROVAL_WITHDRAWN = "approval-withdrawn"
     APPROVAL_SPENT = "approval-spent"
+    RECEIPT_KEY_ENROLLED = "receipt-key-enrolled"
+    RECEIPTS_KEPT = "receipts-kept"
+    RECEIPTS_ALARMED = "receipts-alarmed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from broker.domain.policy import Receipts
 from broker.service.ports import CertificateRecord, RevocationRecord, SigningKey
 from broker.token.revocation import Shape
 from broker.v1 import feed_pb2
 
 FRAME_CONTEXT = b"broker.v1.FrameBody\x00"
 ECHO_CONTEXT = b"broker.v1.EchoBody\x00"
+KEPT_CONTEXT = b"broker.v1.ReceiptsKept\x00"
+DEMANDS = {
+    Receipts.NONE: feed_pb2.RECEIPT_DEMAND_UNSPECIFIED,
+    Receipts.SUMMED: feed_pb2.RECEIPT_DEMAND_SUMMED,
+    Receipts.EACH: feed_pb2.RECEIPT_DEMAND_EACH,
+}
 # Verifiers refuse frames above 4 MiB; a part stays well below.
 PART_BYTES = 2 << 20
 # Without values, an entry takes about so many bytes.
@@ -28,6 +35,7 @@ class Stamp:
     wall: datetime
     lease_ms: int
     heartbeat_ms: int
+    receipts: Receipts = Receipts.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +92,24 @@ def echo(
     return feed_pb2.ListenResponse(echo=signed).SerializeToString()
 
 
+def receipts_kept(
+    *, realm: str, incarnation: str, wall: datetime, kid: str, through: int, refusal: str, detail: str, key: SigningKey
+) -> bytes:
+    """Return the ListenResponse that answers receipts."""
+    body = feed_pb2.ReceiptsKept(
+        realm=realm,
+        key=kid,
+        through=through,
+        incarnation=incarnation,
+        wall_ms=int(wall.timestamp() * 1000),
+        refusal=refusal,
+        detail=detail,
+    ).SerializeToString()
+    [signature] = key.sign([KEPT_CONTEXT + body]).result()
+    signed = feed_pb2.SignedReceiptsKept(body=body, signature=signature, certificate=key.certificate)
+    return feed_pb2.ListenResponse(receipts_kept=signed).SerializeToString()
+
+
 def _body(stamp: Stamp, contents: Contents) -> feed_pb2.FrameBody:
     body = feed_pb2.FrameBody(
         realm=stamp.realm,
@@ -94,6 +120,7 @@ def _body(stamp: Stamp, contents: Contents) -> feed_pb2.FrameBody:
         wall_ms=int(stamp.wall.timestamp() * 1000),
         lease_ms=stamp.lease_ms,
         heartbeat_ms=stamp.heartbeat_ms,
+        receipts=DEMANDS[stamp.receipts],
         keys=[record.certificate for record in contents.certificates],
     )
     numbers: dict[Shape, list[int]] = {}

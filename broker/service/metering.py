@@ -39,6 +39,15 @@ class Meter(Protocol):
     def resynchronised(self, realm: str) -> None:
         """Count a subscriber whose queue was replaced by a snapshot."""
 
+    def receipts(self, realm: str, what: str, count: int) -> None:
+        """Count uses that receipts tell of, once they are in the ledger."""
+
+    def receipts_refused(self, realm: str, reason: str) -> None:
+        """Count a batch of receipts that was not written."""
+
+    def receipts_alarmed(self, realm: str, problem: str) -> None:
+        """Count receipts that cannot be true, or that somebody made up."""
+
     def appended(self, entries: int, seconds: float) -> None:
         """Record one committed batch: its entries and how long it took."""
 

@@ -24,6 +24,7 @@ from broker.service.proof_ports import (
     DrillsScheduled,
     VerifierForgotten,
 )
+from broker.service.receipt_ports import ReceiptKeyEnrolled, ReceiptKeyIsNew, ReceiptsFollow, ReceiptsWritten
 from broker.token.keys import Purpose, RealmTrust
 from broker.token.revocation import Selector
 
@@ -85,6 +86,8 @@ Guard = (
     | RoomToAsk
     | ApprovalIsOpen
     | HasNotVoted
+    | ReceiptKeyIsNew
+    | ReceiptsFollow
 )
 
 
@@ -211,6 +214,8 @@ Effect = (
     | ApprovalAsked
     | VoteCast
     | ApprovalEnded
+    | ReceiptKeyEnrolled
+    | ReceiptsWritten
 )
 
 
@@ -314,7 +319,8 @@ class Ledger(Protocol):
         Raises (through the future):
             RequestReused: The request id came before with another digest.
             PolicyMoved: `expecting` is not the version in force.
-            NotFound, RunEnded, Blocked, LimitReached, ApprovalOver, VotedAlready: A guard refused.
+            NotFound, RunEnded, Blocked, LimitReached, ApprovalOver, VotedAlready, RequestReused, ReceiptsOutOfOrder: A
+                guard refused.
             StoreFull: Too little space is left, and the write is not urgent.
             Overloaded: Too many writes wait.
             StoreUnavailable: The outcome is unknown; treat it as not done.

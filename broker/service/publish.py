@@ -208,6 +208,7 @@ class Publisher:
             wall=reading.wall,
             lease_ms=known.lease_ms,
             heartbeat_ms=known.heartbeat_ms,
+            receipts=known.receipts,
         )
 
 

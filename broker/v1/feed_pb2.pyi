@@ -13,6 +13,12 @@ class FrameKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FRAME_KIND_SNAPSHOT: _ClassVar[FrameKind]
     FRAME_KIND_DELTA: _ClassVar[FrameKind]
 
+class ReceiptDemand(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RECEIPT_DEMAND_UNSPECIFIED: _ClassVar[ReceiptDemand]
+    RECEIPT_DEMAND_SUMMED: _ClassVar[ReceiptDemand]
+    RECEIPT_DEMAND_EACH: _ClassVar[ReceiptDemand]
+
 class Dimension(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     DIMENSION_UNSPECIFIED: _ClassVar[Dimension]
@@ -31,6 +37,9 @@ class Dimension(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 FRAME_KIND_UNSPECIFIED: FrameKind
 FRAME_KIND_SNAPSHOT: FrameKind
 FRAME_KIND_DELTA: FrameKind
+RECEIPT_DEMAND_UNSPECIFIED: ReceiptDemand
+RECEIPT_DEMAND_SUMMED: ReceiptDemand
+RECEIPT_DEMAND_EACH: ReceiptDemand
 DIMENSION_UNSPECIFIED: Dimension
 DIMENSION_REALM: Dimension
 DIMENSION_PARTNER: Dimension
@@ -46,7 +55,7 @@ DIMENSION_KEY: Dimension
 DIMENSION_LABEL: Dimension
 
 class ListenRequest(_message.Message):
-    __slots__ = ("hello", "echo", "ack", "nack", "leave", "probe", "survey")
+    __slots__ = ("hello", "echo", "ack", "nack", "leave", "probe", "survey", "enroll", "receipts")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     ECHO_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +63,8 @@ class ListenRequest(_message.Message):
     LEAVE_FIELD_NUMBER: _ClassVar[int]
     PROBE_FIELD_NUMBER: _ClassVar[int]
     SURVEY_FIELD_NUMBER: _ClassVar[int]
+    ENROLL_FIELD_NUMBER: _ClassVar[int]
+    RECEIPTS_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     echo: Echo
     ack: Ack
@@ -61,7 +72,25 @@ class ListenRequest(_message.Message):
     leave: Leave
     probe: ProbeReport
     survey: SurveyReport
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., echo: _Optional[_Union[Echo, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., nack: _Optional[_Union[Nack, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., probe: _Optional[_Union[ProbeReport, _Mapping]] = ..., survey: _Optional[_Union[SurveyReport, _Mapping]] = ...) -> None: ...
+    enroll: EnrollKey
+    receipts: SignedReceipts
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., echo: _Optional[_Union[Echo, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., nack: _Optional[_Union[Nack, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., probe: _Optional[_Union[ProbeReport, _Mapping]] = ..., survey: _Optional[_Union[SurveyReport, _Mapping]] = ..., enroll: _Optional[_Union[EnrollKey, _Mapping]] = ..., receipts: _Optional[_Union[SignedReceipts, _Mapping]] = ...) -> None: ...
+
+class EnrollKey(_message.Message):
+    __slots__ = ("public_key", "signature")
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    public_key: bytes
+    signature: bytes
+    def __init__(self, public_key: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class SignedReceipts(_message.Message):
+    __slots__ = ("body", "signature")
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    body: bytes
+    signature: bytes
+    def __init__(self, body: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Leave(_message.Message):
     __slots__ = ()
@@ -140,16 +169,46 @@ class Nack(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., detail: _Optional[str] = ..., head: _Optional[int] = ...) -> None: ...
 
 class ListenResponse(_message.Message):
-    __slots__ = ("frame", "echo", "probe", "survey")
+    __slots__ = ("frame", "echo", "probe", "survey", "receipts_kept")
     FRAME_FIELD_NUMBER: _ClassVar[int]
     ECHO_FIELD_NUMBER: _ClassVar[int]
     PROBE_FIELD_NUMBER: _ClassVar[int]
     SURVEY_FIELD_NUMBER: _ClassVar[int]
+    RECEIPTS_KEPT_FIELD_NUMBER: _ClassVar[int]
     frame: SignedFrame
     echo: SignedEcho
     probe: Probe
     survey: Survey
-    def __init__(self, frame: _Optional[_Union[SignedFrame, _Mapping]] = ..., echo: _Optional[_Union[SignedEcho, _Mapping]] = ..., probe: _Optional[_Union[Probe, _Mapping]] = ..., survey: _Optional[_Union[Survey, _Mapping]] = ...) -> None: ...
+    receipts_kept: SignedReceiptsKept
+    def __init__(self, frame: _Optional[_Union[SignedFrame, _Mapping]] = ..., echo: _Optional[_Union[SignedEcho, _Mapping]] = ..., probe: _Optional[_Union[Probe, _Mapping]] = ..., survey: _Optional[_Union[Survey, _Mapping]] = ..., receipts_kept: _Optional[_Union[SignedReceiptsKept, _Mapping]] = ...) -> None: ...
+
+class SignedReceiptsKept(_message.Message):
+    __slots__ = ("body", "signature", "certificate")
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    body: bytes
+    signature: bytes
+    certificate: str
+    def __init__(self, body: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., certificate: _Optional[str] = ...) -> None: ...
+
+class ReceiptsKept(_message.Message):
+    __slots__ = ("realm", "key", "through", "incarnation", "wall_ms", "refusal", "detail")
+    REALM_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    THROUGH_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    WALL_MS_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    realm: str
+    key: str
+    through: int
+    incarnation: str
+    wall_ms: int
+    refusal: str
+    detail: str
+    def __init__(self, realm: _Optional[str] = ..., key: _Optional[str] = ..., through: _Optional[int] = ..., incarnation: _Optional[str] = ..., wall_ms: _Optional[int] = ..., refusal: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class Probe(_message.Message):
     __slots__ = ("id", "token", "model", "hold_ms")
@@ -210,7 +269,7 @@ class EchoBody(_message.Message):
     def __init__(self, realm: _Optional[str] = ..., boot: _Optional[str] = ..., nonce: _Optional[bytes] = ..., verifier_clock_ns: _Optional[int] = ..., broker_clock_ns: _Optional[int] = ..., verifier: _Optional[str] = ...) -> None: ...
 
 class FrameBody(_message.Message):
-    __slots__ = ("realm", "incarnation", "boot", "kind", "previous_head", "head", "as_of_ns", "wall_ms", "lease_ms", "heartbeat_ms", "revocations", "keys", "part", "parts")
+    __slots__ = ("realm", "incarnation", "boot", "kind", "previous_head", "head", "as_of_ns", "wall_ms", "lease_ms", "heartbeat_ms", "revocations", "keys", "part", "parts", "receipts")
     REALM_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     BOOT_FIELD_NUMBER: _ClassVar[int]
@@ -225,6 +284,7 @@ class FrameBody(_message.Message):
     KEYS_FIELD_NUMBER: _ClassVar[int]
     PART_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
+    RECEIPTS_FIELD_NUMBER: _ClassVar[int]
     realm: str
     incarnation: str
     boot: str
@@ -239,7 +299,8 @@ class FrameBody(_message.Message):
     keys: _containers.RepeatedScalarFieldContainer[str]
     part: int
     parts: int
-    def __init__(self, realm: _Optional[str] = ..., incarnation: _Optional[str] = ..., boot: _Optional[str] = ..., kind: _Optional[_Union[FrameKind, str]] = ..., previous_head: _Optional[int] = ..., head: _Optional[int] = ..., as_of_ns: _Optional[int] = ..., wall_ms: _Optional[int] = ..., lease_ms: _Optional[int] = ..., heartbeat_ms: _Optional[int] = ..., revocations: _Optional[_Iterable[_Union[FeedRevocation, _Mapping]]] = ..., keys: _Optional[_Iterable[str]] = ..., part: _Optional[int] = ..., parts: _Optional[int] = ...) -> None: ...
+    receipts: ReceiptDemand
+    def __init__(self, realm: _Optional[str] = ..., incarnation: _Optional[str] = ..., boot: _Optional[str] = ..., kind: _Optional[_Union[FrameKind, str]] = ..., previous_head: _Optional[int] = ..., head: _Optional[int] = ..., as_of_ns: _Optional[int] = ..., wall_ms: _Optional[int] = ..., lease_ms: _Optional[int] = ..., heartbeat_ms: _Optional[int] = ..., revocations: _Optional[_Iterable[_Union[FeedRevocation, _Mapping]]] = ..., keys: _Optional[_Iterable[str]] = ..., part: _Optional[int] = ..., parts: _Optional[int] = ..., receipts: _Optional[_Union[ReceiptDemand, str]] = ...) -> None: ...
 
 class FeedRevocation(_message.Message):
     __slots__ = ("index", "dimensions", "values", "keep_s")

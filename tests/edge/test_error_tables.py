@@ -82,6 +82,9 @@ EXIT_CODES = {
     "FrameGap": FAILED,
     "FrameBehind": FAILED,
     "FrameForked": FAILED,
+    "ReceiptsUnkept": DENIED,
+    "ReceiptsRefused": FAILED,
+    "ReceiptsOutOfOrder": FAILED,
     # Made on the client's side, or at the start; never answered by a broker.
     "Unreachable": FAILED,
     "NoToken": DENIED,
@@ -102,6 +105,7 @@ ANSWERS = {
     "Revoked": (403, "PERMISSION_DENIED"),
     "UsedUp": (403, "PERMISSION_DENIED"),
     "Stale": (503, "UNAVAILABLE"),
+    "ReceiptsUnkept": (503, "UNAVAILABLE"),
     "NoToken": (401, "UNAUTHENTICATED"),
     "TooLarge": (413, "UNAUTHENTICATED"),
 }

@@ -10,6 +10,7 @@ from broker.adapters.sql.approving import apply_approval, check_approval
 from broker.adapters.sql.counting import Tally, count, forget_run, must_be_within
 from broker.adapters.sql.instants import ms
 from broker.adapters.sql.proving import apply_proof, must_be_due
+from broker.adapters.sql.receipts import apply_receipts, check_receipts
 from broker.adapters.sql.schema import blocks, certificates, policies, revocations, runs
 from broker.errors import Blocked, NotFound, RunEnded
 from broker.service.approval_ports import (
@@ -45,6 +46,7 @@ from broker.service.proof_ports import (
     DrillsScheduled,
     VerifierForgotten,
 )
+from broker.service.receipt_ports import ReceiptKeyEnrolled, ReceiptKeyIsNew, ReceiptsFollow, ReceiptsWritten
 from broker.token.keys import plain_certificate
 from broker.token.revocation import Dimension, Selector
 
@@ -95,6 +97,8 @@ def check(connection: Connection, guard: Guard, seen: Seen) -> None:
             must_be_due(connection, revocation)
         case RoomToAsk() | ApprovalIsOpen() | HasNotVoted():
             check_approval(connection, guard)
+        case ReceiptKeyIsNew() | ReceiptsFollow():
+            check_receipts(connection, guard)
         case _:
             assert_never(guard)
 
@@ -155,14 +159,8 @@ def apply(connection: Connection, effect: Effect, indices: range, version: int, 
                     approval=run.approval,
                 )
             )
-        case RunKept(run_id, ends_at):
-            connection.execute(
-                update(runs)
-                .where(runs.c.id == run_id, runs.c.lease_ends_at_ms < ms(ends_at))
-                .values(lease_ends_at_ms=ms(ends_at))
-            )
-        case RunLapsed(run_id):
-            connection.execute(update(runs).where(runs.c.id == run_id).values(is_closed=True, is_lapsed=True))
+        case RunKept() | RunLapsed():
+            _change_run(connection, effect)
         case CertificateAdded(realm, purpose, kid, certificate, expires_at):
             connection.execute(
                 insert(certificates).values(
@@ -178,9 +176,23 @@ def apply(connection: Connection, effect: Effect, indices: range, version: int, 
             apply_proof(connection, effect, indices)
         case ApprovalAsked() | VoteCast() | ApprovalEnded():
             apply_approval(connection, effect, index)
+        case ReceiptKeyEnrolled() | ReceiptsWritten():
+            apply_receipts(connection, effect, indices)
         case _:
             assert_never(effect)
     return False
+
+
+def _change_run(connection: Connection, effect: RunKept | RunLapsed) -> None:
+    if isinstance(effect, RunLapsed):
+        connection.execute(update(runs).where(runs.c.id == effect.run).values(is_closed=True, is_lapsed=True))
+        return
+    ends_at_ms = ms(effect.lease_ends_at)
+    connection.execute(
+        update(runs)
+        .where(runs.c.id == effect.run, runs.c.lease_ends_at_ms < ends_at_ms)
+        .values(lease_ends_at_ms=ends_at_ms)
+    )
 
 
 def _revoke_tokens(connection: Connection, effect: TokensRevoked, indices: range) -> None:

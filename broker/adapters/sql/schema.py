@@ -256,3 +256,16 @@ approval_votes = Table(
     PrimaryKeyConstraint("approval", "person"),
     sqlite_with_rowid=False,
 )
+
+# Of each key that signs receipts: whose it is, and the number up to which its receipts are in the ledger.
+receipt_keys = Table(
+    "receipt_keys",
+    metadata,
+    Column("kid", String(43), primary_key=True),
+    Column("realm", String(128), nullable=False),
+    Column("verifier", String(512), nullable=False),
+    Column("point", LargeBinary(65), nullable=False),
+    Column("idx", BigInteger, nullable=False),
+    Column("through", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)

@@ -22,6 +22,7 @@ from broker.adapters.sql.history import SqlPolicyHistory
 from broker.adapters.sql.instants import instant, ms
 from broker.adapters.sql.listener import Listener
 from broker.adapters.sql.proofs import SqlProofs
+from broker.adapters.sql.receipts import SqlReceiptBook
 from broker.adapters.sql.roster import SqlRoster
 from broker.adapters.sql.schema import (
     RUN_IS_OPEN,
@@ -104,6 +105,8 @@ class SqlLedger:
         """The Tree port, on the same store."""
         self.checkpoints = SqlCheckpoints(self._reading, engine)
         """The Checkpoints port, on the same store."""
+        self.receipts = SqlReceiptBook(self._reading)
+        """The ReceiptBook port, on the same store."""
         self._writer = Writer(
             engine,
             clock,

@@ -60,6 +60,9 @@ CODES: Mapping[type[errors.Failure], grpc.StatusCode] = {
     errors.FrameGap: grpc.StatusCode.INVALID_ARGUMENT,
     errors.FrameBehind: grpc.StatusCode.INVALID_ARGUMENT,
     errors.FrameForked: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.ReceiptsUnkept: grpc.StatusCode.UNAVAILABLE,
+    errors.ReceiptsRefused: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.ReceiptsOutOfOrder: grpc.StatusCode.ABORTED,
 }
 
 

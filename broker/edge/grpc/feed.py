@@ -15,8 +15,10 @@ from grpc.aio import ServicerContext
 from broker.domain.policy import Role
 from broker.edge.grpc.names import Names, certificate_of
 from broker.edge.grpc.questions import MAX_USES, Questions
+from broker.edge.grpc.receiving import Receiving, Sending, must_keep_receipts
 from broker.errors import Failure, Forbidden, Invalid, SignerUnavailable
 from broker.service.calling import Caller
+from broker.service.keep_receipts import Source
 from broker.service.listening import Listener, Listeners
 from broker.service.metering import Meter
 from broker.service.policies import Policies
@@ -58,6 +60,8 @@ class Subscriber:
     queue: deque[Published | bytes] = field(default_factory=deque)
     questions: int = 0
     echoes: deque[feed_pb2.Echo] = field(default_factory=deque)
+    # The newest answer about each key of receipts.
+    kept: dict[str, bytes] = field(default_factory=dict)
     # The head that the verifier is at when it has read all that was sent; None: it needs a snapshot.
     position: int | None = None
     has_work: asyncio.Event = field(default_factory=asyncio.Event)
@@ -80,6 +84,11 @@ class Subscriber:
         self.queue.append(message)
         self.has_work.set()
         return True
+
+    def tell(self, kid: str, message: bytes) -> None:
+        """Send the newest answer about a key of receipts, soon."""
+        self.kept[kid] = message
+        self.has_work.set()
 
     def drop_frames(self) -> None:
         """Drop the frames that a snapshot will replace. Questions stay."""
@@ -219,12 +228,14 @@ class FeedService:
         clock: Clock,
         caller: Callable[[ServicerContext], Caller],
         certificate: Callable[[ServicerContext], bytes] = certificate_of,
+        receiving: Receiving | None = None,
     ) -> None:
         self._hub = hub
         self._certificate = certificate
         self._policies = policies
         self._clock = clock
         self._caller = caller
+        self._receiving = receiving
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return the handler to register: like the generated one, but it sends bytes as they are."""
@@ -250,6 +261,7 @@ class FeedService:
         realm = self._policies.current().policy.realms.get(hello.realm)
         if realm is None:
             raise Forbidden("the policy has no such realm", hint="ask an admin")
+        must_keep_receipts(realm, hello.speaks)
         # Two with one name would answer for each other; so the name is taken before anything is sent.
         self._hub.names.claim(realm.name, caller.principal, self._certificate(context))
         listener = self._hub.listeners.join(
@@ -261,7 +273,8 @@ class FeedService:
             now_ns=self._clock.boottime_ns(),
         )
         subscriber = self._hub.subscribe(realm.name, listener, frozenset(hello.speaks[:MAX_SPOKEN]))
-        reading = asyncio.create_task(self._read(requests, subscriber))
+        sending = Sending(Source(caller.principal, realm.name), subscriber)
+        reading = asyncio.create_task(self._read(requests, subscriber, sending))
         self._hub.on_coming_or_going()
         try:
             async for message in self._messages(subscriber, reading, context):
@@ -283,8 +296,11 @@ class FeedService:
                 version = self._policies.current().version
                 if self._admitted(context).realm != subscriber.realm:
                     raise Forbidden("this verifier is no longer of this realm", hint="ask an admin")
+                must_keep_receipts(self._policies.current().policy.realms.get(subscriber.realm), subscriber.speaks)
             while subscriber.echoes:
                 yield self._answer(subscriber, subscriber.echoes.popleft())
+            while subscriber.kept:
+                yield subscriber.kept.pop(next(iter(subscriber.kept)))
             if subscriber.position is None:
                 subscriber.drop_frames()
                 try:
@@ -304,13 +320,16 @@ class FeedService:
             await subscriber.has_work.wait()
         await reading
 
-    async def _read(self, requests: AsyncIterator[feed_pb2.ListenRequest], subscriber: Subscriber) -> None:
+    async def _read(
+        self, requests: AsyncIterator[feed_pb2.ListenRequest], subscriber: Subscriber, sending: Sending
+    ) -> None:
         try:
             async for request in requests:
                 if request.WhichOneof("message") == "leave":
                     self._hub.listeners.give_up(subscriber.listener, self._clock.boottime_ns())
                     break
-                self._take(request, subscriber)
+                if self._receiving is None or not self._receiving.took(sending, request):
+                    self._take(request, subscriber)
         finally:
             subscriber.has_work.set()
 
