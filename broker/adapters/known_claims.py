@@ -72,7 +72,7 @@ def kubernetes_claims(claims: Mapping[str, Any]) -> dict[str, str]:
     known = account_claims(claims["sub"], account.get("uid"))
     if (parts.get("namespace"), account.get("name")) != (known["namespace"], known["serviceaccount"]):
         raise refused("its sub and its other claims are of two service accounts")
-    return known
+    return {**known, "iss": str(claims["iss"])}
 
 
 def account_claims(username: object, uid: object) -> dict[str, str]:

@@ -1,10 +1,10 @@
 """Trust rules of a policy file that would let in whoever gets a recycled name, or two at once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from broker.adapters.policy_forms import IdentityForm, PolicyForm, PrincipalForm
 from broker.adapters.policy_yaml import Path
-from broker.domain.trust import IMMUTABLE, ProviderKind
+from broker.domain.trust import IMMUTABLE, ProviderKind, TrustRule, is_githubs, mistaken_claims
 
 Problem = tuple[Path, str]
 """Where it is, and what is wrong and how to mend it."""
@@ -24,20 +24,24 @@ def person_of(form: PolicyForm, principal: PrincipalForm) -> str | None:
 def identity_problems(form: PolicyForm) -> Iterator[Problem]:
     """Return what is wrong with providers, and with the identities of principals and environments."""
     yield from _provider_problems(form)
-    seen: dict[tuple[str, tuple[tuple[str, str], ...]], Path] = {}
     for position, principal in enumerate(form.principals):
         at: Path = ("principals", position)
         yield from _proof_problems(principal, at)
         if principal.identity is not None:
             yield from _rule_problems(form, principal.identity, (*at, "identity"))
             yield from _kind_problems(form, principal, at)
-            same = (principal.identity.provider, tuple(sorted(principal.identity.claims.items())))
-            if same in seen:
-                yield (*at, "identity"), "is another principal's, too; one identity is one principal"
-            seen[same] = at
         if principal.role == "approver" and person_of(form, principal) is None:
             yield at, "an approver must be a human; add person, or an identity of a provider for humans"
+    rules = (
+        (("principals", n, "identity"), principal.id, principal.identity) for n, principal in enumerate(form.principals)
+    )
+    yield from _shared_problems(form, rules, "principal")
     for name, partner in form.partners.items():
+        places = (
+            (("partners", name, "environments", place, "identity"), place, environment.identity)
+            for place, environment in partner.environments.items()
+        )
+        yield from _shared_problems(form, places, "environment")
         for place, environment in partner.environments.items():
             at = ("partners", name, "environments", place)
             if (environment.certificate is None) == (environment.identity is None):
@@ -54,6 +58,8 @@ def _provider_problems(form: PolicyForm) -> Iterator[Problem]:
         other = issuers.setdefault(provider.issuer, name)
         if other != name:
             yield ("providers", name, "issuer"), f"is the issuer of {other}, too; one issuer is one provider"
+        if is_githubs(provider.issuer) and provider.kind != "github":
+            yield ("providers", name, "kind"), "is not that of the issuer, which is GitHub Actions; write github"
         if provider.kind != "oidc" and provider.for_ == "humans":
             yield ("providers", name, "for"), f"a {provider.kind} provider knows no humans; write workloads"
         if provider.review is not None and provider.kind != "kubernetes":
@@ -79,6 +85,28 @@ def _rule_problems(form: PolicyForm, identity: IdentityForm, at: Path) -> Iterat
         if claim not in identity.claims:
             # Names are given again to somebody else; only what is immutable tells who it is.
             yield (*at, "claims"), f"lack {claim}, which a {provider.kind} provider never gives to another; add it"
+
+    for claim, problem in mistaken_claims(ProviderKind(provider.kind), identity.claims):
+        yield (*at, "claims", claim), problem
+
+
+def _shared_problems(
+    form: PolicyForm, rules: Iterable[tuple[Path, str, IdentityForm | None]], what: str
+) -> Iterator[Problem]:
+    """Find identities that could be two at once: whose they are would depend on who looks."""
+    by_subject: dict[tuple[str, str], list[tuple[str, TrustRule]]] = {}
+    for at, name, identity in rules:
+        provider = form.providers.get(identity.provider) if identity is not None else None
+        if identity is None or provider is None:
+            continue
+        rule = TrustRule(identity.provider, tuple(identity.claims.items()))
+        # Most rules differ in what never changes: looked up, ten thousand principals are no hundred million pairs.
+        subject = rule.subject(ProviderKind(provider.kind))
+        others = by_subject.setdefault((identity.provider, subject), [])
+        other = next((known for known, other in others if rule.could_share(other)), None)
+        if other is not None:
+            yield at, f"can be {other}'s, too; one identity is one {what}: tell them apart by a claim that both name"
+        others.append((name, rule))
 
 
 def _kind_problems(form: PolicyForm, principal: PrincipalForm, at: Path) -> Iterator[Problem]:

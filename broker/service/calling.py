@@ -162,6 +162,10 @@ def _by_certificate(proof: CertificateProof, uri: str, in_force: PolicyInForce, 
 
 
 def _by_identity(proof: IdentityProof, in_force: PolicyInForce) -> Caller:
+    provider = in_force.policy.providers.get(proof.provider)
+    # It was verified a moment ago, perhaps when another issuer went by this name (P3).
+    if provider is not None and proof.claims.get("iss", provider.issuer) != provider.issuer:
+        raise Unauthenticated(f"provider {proof.provider} is another issuer now", hint="get a new identity token")
     found = in_force.policy.principals_proven(proof.provider, proof.claims)
     if len(found) != 1:
         # Whom it would have been is nobody's business who is not let in.

@@ -630,6 +630,7 @@ def test_b17_a_github_token_whose_parts_disagree_is_refused(issuer, clock, chang
 def test_a_service_accounts_token_proves_its_uid(issuer, clock):
     tokens = identities(clock, issuer, kind=ProviderKind.KUBERNETES)
     assert proven(tokens, issuer.pod_token()).claims == {
+        "iss": issuer.url,
         "sub": "system:serviceaccount:acme:evals",
         "namespace": "acme",
         "serviceaccount": "evals",
