@@ -74,6 +74,19 @@ def over_limit(grants: Sequence[str], policy: Policy) -> Iterator[tuple[Grant, R
             yield grant, Reason(LIMIT_REACHED, f"grant {grant.id}", detail)
 
 
+def told(ask: Ask, policy: Policy, why: Reason) -> Reason:
+    """Return what the partner that asked may know of a denial: nothing of realms and models that it was never granted.
+
+    Whether they exist, or are blocked, would otherwise be learnt by asking (P8).
+    """
+    grants = policy.grants_for(ask.partner, ask.realm)
+    is_known = all(
+        policy.knows_model(model) and any(grant.covers_model(model, policy.labels_of_model(model)) for grant in grants)
+        for model in ask.models
+    )
+    return why if grants and is_known else Reason(NOT_GRANTED, "default", _no_grant(ask))
+
+
 def explain(ask: Ask, policy: Policy, blocks: Mapping[Selector, int]) -> tuple[Rule, ...]:
     """Return the rules that `decide` tries for `ask`, in their order, up to the one that decides."""
     rules = []

@@ -239,6 +239,10 @@ class Policy:
         """Return the grants of a partner in a realm, in the order in which they are tried."""
         return self._grants_at.get((partner, realm), ())
 
+    def realms_of(self, partner: str) -> frozenset[str]:
+        """Return the realms in which a partner has a grant: it is told of no other."""
+        return frozenset(realm for name, realm in self._grants_at if name == partner)
+
     def grant(self, grant_id: str) -> Grant | None:
         """Return the grant of this id."""
         return self._grants_by_id.get(grant_id)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from broker.domain.asking import Ask
-from broker.domain.decision import Allowed, Denied, decide, over_limit
+from broker.domain.decision import Allowed, Denied, decide, over_limit, told
 from broker.domain.policy import Policy, Role
 from broker.errors import (
     Blocked,
@@ -276,7 +276,8 @@ def _allowed(ask: Ask, in_force: PolicyInForce, position: int | None) -> Allowed
     match decide(ask, in_force.policy, in_force.blocks):
         case Allowed() as allowed:
             return allowed
-        case Denied(why=why):
+        case Denied(why=unfiltered):
+            why = told(ask, in_force.policy, unfiltered)
             where = "" if position is None else f"specs[{position}]: "
             raise _REFUSALS.get(why.code, NotGranted)(f"{where}{why.detail}", metadata={"rule": why.rule})
 

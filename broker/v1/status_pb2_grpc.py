@@ -85,7 +85,8 @@ class StatusServiceServicer:
 
     def GetTrust(self, request, context):
         """Returns what a verifier of a realm must pin. Fetch it once, over a
-        connection that you trust. Every authenticated role.
+        connection that you trust. Every authenticated role; a verifier is told of
+        its own realm, a partner of those in which it has a grant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

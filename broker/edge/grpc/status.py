@@ -124,10 +124,11 @@ class StatusService(status_pb2_grpc.StatusServiceServicer):
         return pb.ForgetVerifierResponse(index=index)
 
     async def GetTrust(self, request: pb.GetTrustRequest, context: ServicerContext) -> pb.GetTrustResponse:
-        """Return what verifiers pin. A verifier learns of its own realm only (P8)."""
+        """Return what verifiers pin. A verifier learns of its own realm only, a partner of those it may use (P8)."""
         del context
         caller = CALLER.get()
-        realms = sorted(self._policies.current().policy.realms)
+        policy = self._policies.current().policy
+        realms = sorted(policy.realms if caller.partner is None else policy.realms_of(caller.partner))
         wanted = request.realm or (caller.realm if caller.role is Role.VERIFIER else None)
         if wanted is not None:
             if wanted not in realms or caller.realm not in (None, wanted):

@@ -17,6 +17,7 @@ from broker.domain.decision import (
     decide,
     explain,
     over_limit,
+    told,
 )
 from broker.domain.policy import EMPTY_POLICY, Environment, Grant, Limits, Partner, Policy, Realm
 from broker.token.identifiers import bare_name
@@ -344,3 +345,20 @@ def test_a_batch_is_as_large_as_its_grant_allows_and_no_larger():
     assert grant.id == "few"
     assert (why.code, why.rule) == (LIMIT_REACHED, "grant few")
     assert "allows 3" in why.detail
+
+
+@given(asks(), policies(), blocks)
+def test_p8_a_partner_cannot_tell_what_it_was_never_granted_from_what_does_not_exist(ask, policy, in_force):
+    verdict = decide(ask, policy, in_force)
+    grants = [grant for grant in policy.grants if covers_place(policy, grant, ask)]
+    if isinstance(verdict, Denied) and not grants:
+        empty = decide(ask, EMPTY_POLICY, {})
+        assert isinstance(empty, Denied)
+        assert told(ask, policy, verdict.why) == told(ask, EMPTY_POLICY, empty.why)
+
+
+def covers_place(policy, grant, ask):
+    """Tell whether a grant gives the partner something in the realm."""
+    partner = policy.partners.get(ask.partner)
+    is_for = grant.partner == ask.partner if grant.partner else partner is not None and grant.is_for(partner)
+    return is_for and grant.realm == ask.realm
