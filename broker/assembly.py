@@ -29,12 +29,14 @@ from broker.edge.grpc.completions import Completions
 from broker.edge.grpc.drilling import Drilling
 from broker.edge.grpc.drills import DrillService
 from broker.edge.grpc.feed import FeedHub, FeedService
+from broker.edge.grpc.lapsing import Lapsing
 from broker.edge.grpc.login import LoginDoor
 from broker.edge.grpc.noting import Noting
 from broker.edge.grpc.outermost import Outermost
 from broker.edge.grpc.policy import PolicyService
 from broker.edge.grpc.receiving import Receiving
 from broker.edge.grpc.revocations import RevocationService
+from broker.edge.grpc.run_proofs import RunProofs
 from broker.edge.grpc.runs import RunService
 from broker.edge.grpc.server import Services, make_login_server, make_server, set_health
 from broker.edge.grpc.status import Condition, StatusService
@@ -50,6 +52,8 @@ from broker.service.drill import DrillBook
 from broker.service.explain import Explain
 from broker.service.hits import FindHits
 from broker.service.keep_receipts import KeepReceipts
+from broker.service.known_runs import KnownRuns
+from broker.service.lapses import Lapses
 from broker.service.listening import Listeners
 from broker.service.mint import Mint
 from broker.service.plan_policy import PlanPolicy
@@ -59,7 +63,8 @@ from broker.service.ports import CertificateAdded, RequestKey, Root, Write
 from broker.service.publish import Publisher
 from broker.service.revoke import Reinstate, Revocations, Revoke, RevokeTokens
 from broker.service.roster import RosterKeeper
-from broker.service.runs import RunModels, Runs
+from broker.service.run_keys import RunKeys
+from broker.service.runs import Runs
 from broker.service.verifiers import ForgetVerifier, ListVerifiers
 from broker.token.claims import MAX_LIFETIME_S
 from broker.token.jws import b64url
@@ -91,6 +96,7 @@ class Parts:
     lifetimes: Lifetimes
     admins: frozenset[str]
     max_ttl: timedelta
+    max_run: timedelta
     clock: SystemClock
     meter: PrometheusMeter
     outside: Outside = field(default_factory=Outside)
@@ -127,6 +133,7 @@ class Broker:
         # Planned, applied and then read: the same letters are parsed once.
         self._parse = lru_cache(maxsize=2)(load_policy)
         self.policies = Policies(self.ledger, self._parse, parts.clock, max_ttl_s=int(parts.max_ttl.total_seconds()))
+        self._run_proofs = RunProofs(RunKeys(KnownRuns(self.ledger), clock))
         self.signer = KeyRotation(
             parts.root,
             clock,
@@ -174,7 +181,7 @@ class Broker:
         )
         keeper = RosterKeeper(self.ledger.roster, hub.listeners, clock)
         noting, drilling = Noting(keeper, hub), self._drilling(hub)
-        outermost = Outermost(self.policies, clock, meter, parts.admins, LoginDoor(self.identities))
+        outermost = Outermost(self.policies, clock, meter, parts.admins, LoginDoor(self.identities, self._run_proofs))
         keep = self._keep = KeepReceipts(self.ledger, self.ledger.receipts, clock, meter)
         receiving = Receiving(
             keep, self.signer, clock, lambda: publisher.head, lambda realm: meter.receipts_refused(realm, "OVERLOADED")
@@ -192,6 +199,7 @@ class Broker:
             asyncio.create_task(noting.run()),
             asyncio.create_task(drilling.run()),
             asyncio.create_task(receiving.run()),
+            asyncio.create_task(Lapsing(Lapses(self.ledger, self._revocations(), clock)).run()),
             asyncio.create_task(self._look_after(healths)),
             *([asyncio.create_task(http.serve([http_socket]))] if http is not None and http_socket is not None else []),
         ]
@@ -306,10 +314,10 @@ class Broker:
         services = Services(
             tokens=TokenService(
                 Mint(self.ledger, self.policies, self.signer, clock, new_id=new_token_id, meter=meter),
-                RunModels(self.ledger),
+                self._run_proofs,
                 signs_in_memory=parts.signs_in_memory,
             ),
-            runs=RunService(Runs(self.ledger, self.policies, clock, revocations, new_id=new_token_id), clock),
+            runs=self._run_service(revocations),
             revocations=RevocationService(
                 revoke,
                 RevokeTokens(self.ledger, revocations, revoke, meter),
@@ -343,8 +351,21 @@ class Broker:
         self._bind_login(services, bound[2])
         return bound
 
+    def _run_service(self, revocations: Revocations) -> RunService:
+        parts = self._parts
+        runs = Runs(
+            self.ledger,
+            self.policies,
+            parts.clock,
+            revocations,
+            new_id=new_token_id,
+            meter=parts.meter,
+            max_life=parts.max_run,
+        )
+        return RunService(runs, self._run_proofs, parts.clock)
+
     def _bind_login(self, services: Services, healths: HealthServicer) -> None:
-        parts, door = self._parts, LoginDoor(self.identities)
+        parts, door = self._parts, LoginDoor(self.identities, self._run_proofs)
         outermost = Outermost(self.policies, parts.clock, parts.meter, parts.admins, door, by_token=True)
         bound = bound_login_server(
             self._doors, lambda papers, listen: make_login_server(services, outermost, papers, listen, healths)

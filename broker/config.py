@@ -116,6 +116,8 @@ class LimitSettings(_Section):
     """Bounds that no policy can exceed."""
 
     max_ttl_s: Annotated[int, Field(ge=1, le=SERVER_MAX_TTL_S)] = 86_400
+    # How long a run can be kept alive: 30 days; at most a year.
+    max_run_s: Annotated[int, Field(ge=60, le=31_536_000)] = 2_592_000
 
 
 class LogSettings(_Section):

@@ -27,6 +27,7 @@ from broker.errors import ConfigInvalid, Failure, StoreUnavailable
 from broker.https import Reach
 from broker.key_home import KeyHome, open_key_home
 from broker.sdk import Verifier
+from broker.service.runs import DEFAULT_MAX_LIFE
 from broker.token.keys import render_trust
 
 EXIT_DONE, EXIT_FAILED = 0, 1
@@ -145,6 +146,7 @@ def _dev_parts(data: Path) -> Parts:
         lifetimes=Lifetimes(),
         admins=frozenset({demo.ADMIN}),
         max_ttl=timedelta(days=1),
+        max_run=DEFAULT_MAX_LIFE,
         clock=SystemClock(),
         meter=PrometheusMeter(),
         # Whoever tries it has the identity provider on the same machine.
@@ -266,6 +268,7 @@ def _serve_parts(settings: Settings, clock: SystemClock, meter: PrometheusMeter,
         lifetimes=Lifetimes(token=timedelta(minutes=settings.keys.signing_minutes)),
         admins=frozenset(settings.server.admins),
         max_ttl=timedelta(seconds=settings.limits.max_ttl_s),
+        max_run=timedelta(seconds=settings.limits.max_run_s),
         clock=clock,
         meter=meter,
         outside=Outside(

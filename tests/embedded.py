@@ -90,6 +90,7 @@ class Embedded(Served):
                 lifetimes=self._lifetimes,
                 admins=frozenset({ADMIN}),
                 max_ttl=timedelta(days=1),
+                max_run=timedelta(days=30),
                 clock=clock,
                 meter=meter,
                 key_home_problem=home.problem,

@@ -28,6 +28,7 @@ class Kind(StrEnum):
     RUN_OPENED = "run-opened"
     RUN_KEPT = "run-kept"
     RUN_CLOSED = "run-closed"
+    RUN_LAPSED = "run-lapsed"
     KEY_CERTIFIED = "key-certified"
     REVOCATION_COMPLETED = "revocation-completed"
     CANARY_MINTED = "canary-minted"

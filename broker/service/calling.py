@@ -52,6 +52,7 @@ class RunProof:
     user: str | None
     workload: str | None
     key: str
+    network: str = ""
 
     def __str__(self) -> str:
         return "run"
@@ -83,6 +84,8 @@ class Caller:
     proof: Proof = field(default=CertificateProof(""), compare=False)
     beside: ProvenUser | None = field(default=None, compare=False)
     """The user who proved themselves for this call, on whose behalf the caller asks."""
+    runs: frozenset[str] = field(default=frozenset(), compare=False)
+    """Runs that were opened for a user, and whose keys are proven by this call."""
 
     @property
     def proven_by(self) -> str:
@@ -180,11 +183,13 @@ def _by_run(proof: RunProof, in_force: PolicyInForce) -> Caller:
     principal = in_force.policy.principals.get(proof.principal)
     if principal is None or principal.role is not Role.HARNESS or principal.partner != proof.partner:
         raise Unauthenticated(f"{proof.principal}, who opened the run, is no harness of {proof.partner} any more")
+    known = in_force.policy.partners.get(proof.partner)
+    place = known.environments.get(proof.environment or "") if known is not None else None
     return Caller(
         principal.id,
         principal.role,
         principal.partner,
-        environment=proof.environment,
+        environment=_seen_from(place, proof.network),
         workload=proof.workload,
         user=proof.user,
         proof=proof,

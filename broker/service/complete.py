@@ -130,7 +130,7 @@ def revocation_at(ledger: Ledger, index: int, record: CompletionRecord | None) -
     if not found:
         return None
     entry = decode_entry(found[0])
-    if entry.kind not in (Kind.REVOKED, Kind.RUN_CLOSED):
+    if entry.kind not in (Kind.REVOKED, Kind.RUN_CLOSED, Kind.RUN_LAPSED):
         return None
     named = entry.body.get("selector")
     if not isinstance(named, dict):

@@ -279,14 +279,14 @@ def _allowed(ask: Ask, in_force: PolicyInForce, position: int | None) -> Allowed
         case Denied(why=unfiltered):
             why = told(ask, in_force.policy, unfiltered)
             where = "" if position is None else f"specs[{position}]: "
-            raise _REFUSALS.get(why.code, NotGranted)(f"{where}{why.detail}", metadata={"rule": why.rule})
+            raise REFUSALS.get(why.code, NotGranted)(f"{where}{why.detail}", metadata={"rule": why.rule})
 
 
 def _invalid(message: str, *, metadata: Mapping[str, str]) -> Failure:
     return Invalid(metadata.get("rule", "spec"), message)
 
 
-_REFUSALS: Mapping[str, Callable[..., Failure]] = {
+REFUSALS: Mapping[str, Callable[..., Failure]] = {
     "BLOCKED": Blocked,
     "INVALID": _invalid,
     "NOT_GRANTED": NotGranted,

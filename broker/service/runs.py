@@ -1,16 +1,18 @@
 """Open, keep and close evaluation runs."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from broker.domain.asking import Ask
-from broker.domain.decision import Denied, decide
+from broker.domain.asking import UNRECOGNISED, Ask
 from broker.domain.policy import Role
-from broker.errors import Blocked, Failure, Invalid, NotFound, NotGranted, PolicyMoved
+from broker.domain.run_plan import Plan, Problem, judge, worst_code
+from broker.errors import Invalid, NotFound, PolicyMoved
 from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry
-from broker.service.calling import Caller, must_still_be_known
+from broker.service.calling import Caller, RunProof, must_still_be_known
+from broker.service.limits import limits_of_run, note_limits
+from broker.service.metering import Meter
+from broker.service.mint import REFUSALS
 from broker.service.policies import Policies, PolicyInForce
 from broker.service.ports import (
     Clock,
@@ -23,12 +25,32 @@ from broker.service.ports import (
     Write,
 )
 from broker.service.revoke import Revocations
+from broker.service.users import must_prove_users
+from broker.token.keys import thumbprint
 from broker.token.revocation import Selector
 
 DEFAULT_LEASE_S = 300
 MIN_LEASE_S = 10
 MAX_LEASE_S = 86_400
 MAX_ATTEMPTS = 20
+# However well it is kept. Longer than any evaluation, shorter than for ever.
+DEFAULT_MAX_LIFE = timedelta(days=30)
+MAX_PROBLEM_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a run is to be opened for. Without `user` and `workload`: see `_subject`."""
+
+    realm: str
+    partner: str
+    models: tuple[str, ...]
+    lease_s: int | None = None
+    user: str | None = None
+    workload: str | None = None
+    # Public JWK, of which the caller has proven to have the private part.
+    key: Mapping[str, str] | None = None
+    approval: str | None = None
 
 
 class Runs:
@@ -42,58 +64,61 @@ class Runs:
         revocations: Revocations,
         *,
         new_id: Callable[[], str],
+        meter: Meter,
+        max_life: timedelta = DEFAULT_MAX_LIFE,
     ) -> None:
+        self._meter = meter
+        self._max_life = max_life
         self._ledger = ledger
         self._policies = policies
         self._clock = clock
         self._revocations = revocations
         self._new_id = new_id
 
-    def open(
-        self,
-        caller: Caller,
-        *,
-        realm: str,
-        partner: str,
-        models: tuple[str, ...],
-        lease_s: int | None,
-        request: RequestKey,
-    ) -> RunRecord:
-        """Open a run whose every model is granted to somebody at the caller's place.
+    def open(self, caller: Caller, wanted: Wanted, request: RequestKey) -> RunRecord:
+        """Open a run, of which each model is granted to whom it is for, at the caller's place.
 
         Raises:
-            Forbidden, NotGranted, Blocked, Invalid: Denied; nothing was written.
+            Forbidden: Not for this caller.
+            NotGranted, Blocked, Invalid: All that is wrong, in metadata `problem-1`, ...; nothing was written.
+            LimitReached: Too many runs are live.
             Whatever `Ledger.append` raises.
         """
         caller.must_be(Role.HARNESS)
-        caller.must_act_for(partner)
-        lease = DEFAULT_LEASE_S if lease_s is None else lease_s
-        if not MIN_LEASE_S <= lease <= MAX_LEASE_S:
-            raise Invalid("lease", f"{lease} s", hint=f"ask for {MIN_LEASE_S} s to {MAX_LEASE_S} s")
+        caller.must_act_for(wanted.partner)
+        user, workload = _subject(caller, wanted)
+        if (user, workload) != (None, None) or caller.user is not None:
+            caller.must_speak_for(user, workload)
         for _ in range(MAX_ATTEMPTS):
             in_force = self._policies.current()
             must_still_be_known(caller, in_force)
-            _must_be_granted(caller, in_force, realm, partner, models)
+            if user is not None:
+                # Now, and not at each mint: the run's key stands for the user from here on.
+                place = UNRECOGNISED if caller.environment is None else caller.environment
+                ask = Ask(wanted.realm, wanted.partner, user, workload, wanted.models, place)
+                must_prove_users(caller, [ask], in_force)
+            grants = _granted(wanted, user, workload, caller.environment, in_force)
             now = self._clock.now()
+            lease = DEFAULT_LEASE_S if wanted.lease_s is None else wanted.lease_s
             run = RunRecord(
                 id=self._new_id(),
-                realm=realm,
-                partner=partner,
-                models=models,
+                realm=wanted.realm,
+                partner=wanted.partner,
+                models=wanted.models,
                 opened_by=caller.principal,
                 opened_at=now,
                 lease_s=lease,
                 lease_ends_at=now + timedelta(seconds=lease),
                 is_closed=False,
+                user=user,
+                workload=workload,
+                environment=caller.environment,
+                grants=grants,
+                key=wanted.key,
+                approval=wanted.approval,
             )
-            body = {
-                "request": request.request_id,
-                "run": run.id,
-                "realm": realm,
-                "partner": partner,
-                "models": list(models),
-                "lease_s": lease,
-            }
+            body = {**_opened_body(run), "request": request.request_id, "proof": caller.proven_by}
+            ids = [grant for _, grant in grants]
             write = Write(
                 [
                     lambda index, at=now, body=body: encode_entry(  # type: ignore[misc]
@@ -102,6 +127,7 @@ class Runs:
                 ],
                 request=request,
                 expecting=in_force.version,
+                guards=limits_of_run(ids, run.partner, user, workload, in_force.policy, now),
                 effects=(RunOpened(run),),
             )
             try:
@@ -109,15 +135,19 @@ class Runs:
             except PolicyMoved:
                 self._policies.refresh()
                 continue
+            note_limits(appended.noted, in_force.policy, self._meter)
             return self._recorded(appended.indices.start) if appended.is_repeat else run
         raise PolicyMoved("the policy kept moving while the run was opened", hint="retry")
 
     def keep(self, caller: Caller, run_id: str, request: RequestKey) -> RunRecord:
-        """Extend the lease from now. Raises Forbidden, NotFound, RunEnded, or what `Ledger.append` raises."""
+        """Extend the lease from now, up to a run's longest life.
+
+        Raises Forbidden, NotFound, RunEnded, or what `Ledger.append` raises.
+        """
         caller.must_be(Role.HARNESS)
         run = self.own(caller, run_id)
         now = self._clock.now()
-        ends_at = now + timedelta(seconds=run.lease_s)
+        ends_at = min(now + timedelta(seconds=run.lease_s), run.opened_at + self._max_life)
         body = {"request": request.request_id, "run": run.id, "lease_s": run.lease_s}
         write = Write(
             [lambda index: encode_entry(Entry(index, Kind.RUN_KEPT, now, caller.principal, body))],
@@ -152,7 +182,8 @@ class Runs:
     def own(self, caller: Caller, run_id: str) -> RunRecord:
         """Return a run of the caller's partner. Another partner's run is as unknown as one that never was."""
         run = self._ledger.run(run_id)
-        if run is None or caller.partner is None or run.partner != caller.partner:
+        is_own = run is not None and caller.partner is not None and run.partner == caller.partner
+        if run is None or not is_own or (isinstance(caller.proof, RunProof) and caller.proof.run != run_id):
             raise NotFound("there is no such run of yours", hint="see: broker run list")
         return run
 
@@ -172,71 +203,65 @@ class Runs:
         return run
 
 
-def _must_be_granted(
-    caller: Caller, in_force: PolicyInForce, realm: str, partner: str, models: tuple[str, ...]
-) -> None:
-    """Every principal that the partner has is tried: a run belongs to a partner, a token to a principal."""
-    known = in_force.policy.partners.get(partner)
-    reason: Failure = NotGranted(f"{partner} may not use {', '.join(models)} in {realm} from here (no grant)")
-    if known is None or caller.environment is None:
-        raise reason
-    asks = [
-        Ask(
-            realm=realm,
-            partner=partner,
-            user=user,
-            workload=workload,
-            models=models,
-            environment=caller.environment,
-            run=None,
-            test=None,
-            ttl_s=None,
-        )
-        for user, workload in [(user, None) for user in sorted(known.users)]
-        + [(None, workload) for workload in sorted(known.workloads)]
-    ]
-    for ask in asks:
-        verdict = decide(ask, in_force.policy, in_force.blocks)
-        if not isinstance(verdict, Denied):
-            return
-        if verdict.why.code == "BLOCKED":
-            reason = Blocked(verdict.why.detail)
-    raise reason
+def _subject(caller: Caller, wanted: Wanted) -> tuple[str | None, str | None]:
+    """Return for whom the run is.
+
+    A run without a key may be for anybody of the partner, as its certificate speaks for all of them; one with a
+    key goes on without one, so it is for whom its opener is, unless another is named.
+    """
+    if caller.beside is not None:
+        return wanted.user or caller.beside.name, wanted.workload or caller.workload
+    if wanted.user is not None or wanted.workload is not None:
+        return wanted.user, wanted.workload
+    if wanted.key is not None or caller.user is not None:
+        return caller.user, caller.workload
+    return None, None
 
 
-class RunModels:
-    """Refuses tokens for models that their run was not opened for. Safe for use by several threads."""
-
-    def __init__(self, ledger: Ledger, capacity: int = 10_000) -> None:
-        self._ledger = ledger
-        self._capacity = capacity
-        # A run's partner and models never change, so what was read once stays true.
-        self._known: OrderedDict[str, tuple[str, tuple[str, ...]]] = OrderedDict()
-
-    def check(self, caller: Caller, asks: Sequence[Ask]) -> None:
-        """Raise NotFound or NotGranted unless each ask stays within its run."""
-        for ask in asks:
-            if ask.run is None:
-                continue
-            partner, models = self._known.get(ask.run) or self._read(ask.run)
-            # Also for a run that was read for its own partner's sake: its models are nobody else's business.
-            if partner is None or partner != caller.partner:
-                raise NotFound("there is no such run of yours", hint="see: broker run list")
-            beyond = [model for model in ask.models if not _is_within(model, models)]
-            if beyond:
-                raise NotGranted(
-                    f"run {ask.run} was not opened for {', '.join(beyond)}", hint="open a run that names the model"
-                )
-
-    def _read(self, run_id: str) -> tuple[str | None, tuple[str, ...]]:
-        run = self._ledger.run(run_id)
-        if run is None:
-            return None, ()
-        found = self._known[run_id] = (run.partner, run.models)
-        while len(self._known) > self._capacity:
-            self._known.popitem(last=False)
-        return found
+def _granted(
+    wanted: Wanted, user: str | None, workload: str | None, environment: str | None, in_force: PolicyInForce
+) -> tuple[tuple[str, str], ...]:
+    """Return the grant of each model, or raise all that is wrong with the run, together."""
+    lease_s = wanted.lease_s
+    problems: list[str] = []
+    if lease_s is not None and not MIN_LEASE_S <= lease_s <= MAX_LEASE_S:
+        problems.append(f"lease: {lease_s} s; ask for {MIN_LEASE_S} s to {MAX_LEASE_S} s")
+    plan = Plan(
+        wanted.realm,
+        wanted.partner,
+        wanted.models,
+        UNRECOGNISED if environment is None else environment,
+        None if user is None and workload is None else (user, workload),
+    )
+    outcome = judge(plan, in_force.policy, in_force.blocks)
+    if not problems and not outcome.problems:
+        return outcome.grants
+    metadata = {f"problem-{number}": text for number, text in enumerate(_told(problems, outcome.problems), 1)}
+    if not outcome.problems:
+        raise Invalid("lease", f"{lease_s} s", hint=f"ask for {MIN_LEASE_S} s to {MAX_LEASE_S} s")
+    details = [*problems, *(problem.why.detail for problem in outcome.problems)]
+    metadata["rule"] = outcome.problems[0].why.rule
+    message = f"the run has {len(details)} problems: {'; '.join(details)}" if len(details) > 1 else details[0]
+    raise REFUSALS[worst_code(outcome.problems)](message, metadata=metadata)
 
 
-def _is_within(model: str, models: tuple[str, ...]) -> bool:
-    return model in models or model.partition("@")[0] in models
+def _told(problems: Sequence[str], decided: Sequence[Problem]) -> Sequence[str]:
+    # Peers refuse long trailers; what is left out of one is in the message, as far as that goes.
+    return [text[:MAX_PROBLEM_CHARS] for text in (*problems, *map(str, decided))]
+
+
+def _opened_body(run: RunRecord) -> dict[str, object]:
+    body: dict[str, object] = {
+        "run": run.id,
+        "realm": run.realm,
+        "partner": run.partner,
+        "models": list(run.models),
+        "lease_s": run.lease_s,
+        "grants": dict(run.grants),
+        "user": run.user,
+        "workload": run.workload,
+        "environment": run.environment,
+        "key": None if run.key is None else thumbprint(run.key),
+        "approval": run.approval,
+    }
+    return {name: value for name, value in body.items() if value is not None}

@@ -37,6 +37,9 @@ def must_prove_users(caller: Caller, asks: Sequence[Ask], in_force: PolicyInForc
     for ask in asks:
         if ask.user is None or ask.user in (caller.user, proven):
             continue
+        if ask.run is not None and ask.run in caller.runs:
+            # Proven when the run was opened, for this user and no other; who has the run's key goes on with it.
+            continue
         if proven is not None:
             raise Forbidden(f"user_token proves {proven}, and {ask.user} is named", hint="name the user that it proves")
         realm = in_force.policy.realms.get(ask.realm)

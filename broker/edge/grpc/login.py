@@ -8,8 +8,9 @@ from dataclasses import replace
 from grpc.aio import ServicerContext
 
 from broker.edge.grpc.callers import peer_address
+from broker.edge.grpc.run_proofs import RunProofs
 from broker.errors import IssuerUnavailable, Unauthenticated
-from broker.service.calling import IdentityProof
+from broker.service.calling import IdentityProof, RunProof
 from broker.service.identities import Identities
 
 AUTHORIZATION = "authorization"
@@ -23,16 +24,23 @@ _HINT = "send exactly one metadata entry `authorization: Bearer TOKEN`"
 class LoginDoor:
     """Reads who calls from the call's metadata. One event loop owns it."""
 
-    def __init__(self, identities: Identities) -> None:
+    def __init__(self, identities: Identities, run_proofs: RunProofs) -> None:
         self._identities = identities
+        self._run_proofs = run_proofs
 
-    async def proof(self, context: ServicerContext) -> IdentityProof:
-        """Return what the caller's token proves, and from where it calls.
+    async def proof(self, context: ServicerContext, method: str, request: object) -> IdentityProof | RunProof:
+        """Return what the caller's token proves, or without one the proof of a run's key, and from where it calls.
 
         Raises:
             Unauthenticated, IssuerUnavailable, Overloaded: As `Identities.prove`, or there is not exactly one token.
+            RunProofRefused: As `RunProofs.caller`.
         """
-        proof = await self.prove(bearer_of(context.invocation_metadata() or ()))
+        metadata = context.invocation_metadata() or ()
+        if not any(key == AUTHORIZATION for key, _ in metadata):
+            of_run = await self._run_proofs.caller(context, method, request)
+            if of_run is not None:
+                return of_run
+        proof = await self.prove(bearer_of(metadata))
         return replace(proof, network=peer_address(context.peer()))
 
     async def prove(self, token: str) -> IdentityProof:

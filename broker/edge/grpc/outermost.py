@@ -63,10 +63,10 @@ class Outermost(ServerInterceptor):
         proof = self._certificates.proof(context, self._clock.now())
         return identify(proof, self._policies.current(), self._admins)
 
-    async def _caller(self, request: Any, context: ServicerContext) -> Caller:
+    async def _caller(self, name: str, request: Any, context: ServicerContext) -> Caller:
         if self._by_token:
             # The configuration's admins have certificates: nobody becomes one of them by a provider's word.
-            caller = identify(await self._login.proof(context), self._policies.current(), frozenset())
+            caller = identify(await self._login.proof(context, name, request), self._policies.current(), frozenset())
         else:
             caller = self.caller(context)
         user_token = getattr(request, "user_token", "")
@@ -116,7 +116,7 @@ class Outermost(ServerInterceptor):
             started = time.monotonic()
             principal, failure = "", None
             try:
-                caller = await self._caller(request, context)
+                caller = await self._caller(name, request, context)
                 principal = caller.principal
                 CALLER.set(caller)
                 return await inner(_readable(request), context)
@@ -135,7 +135,7 @@ class Outermost(ServerInterceptor):
             started = time.monotonic()
             principal, failure = "", None
             try:
-                caller = await self._caller(request, context)
+                caller = await self._caller(name, request, context)
                 principal = caller.principal
                 CALLER.set(caller)
                 async for response in inner(readable(request), context):

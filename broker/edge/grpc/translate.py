@@ -13,6 +13,7 @@ from broker.errors import Invalid
 from broker.service.calling import Caller
 from broker.service.mint import Minted
 from broker.service.ports import RequestKey, RunRecord
+from broker.token.keys import thumbprint
 from broker.token.revocation import Dimension, Selector
 from broker.v1 import runs_pb2, selector_pb2, tokens_pb2
 
@@ -113,10 +114,10 @@ def minted_message(minted: Minted) -> tokens_pb2.MintedToken:
 def run_message(run: RunRecord, now: datetime) -> runs_pb2.Run:
     """Return the message of a run as it is at `now`."""
     state = runs_pb2.RUN_STATE_OPEN
-    if run.is_closed:
-        state = runs_pb2.RUN_STATE_CLOSED
-    elif run.lease_ends_at <= now:
+    if run.is_lapsed or (not run.is_closed and run.lease_ends_at <= now):
         state = runs_pb2.RUN_STATE_LAPSED
+    elif run.is_closed:
+        state = runs_pb2.RUN_STATE_CLOSED
     return runs_pb2.Run(
         id=run.id,
         realm=run.realm,
@@ -125,6 +126,13 @@ def run_message(run: RunRecord, now: datetime) -> runs_pb2.Run:
         state=state,
         opened_at=timestamp(run.opened_at),
         lease_ends_at=timestamp(run.lease_ends_at),
+        user=run.user or "",
+        workload=run.workload or "",
+        environment=run.environment or "",
+        key_thumbprint="" if run.key is None else thumbprint(run.key),
+        approval=run.approval or "",
+        grants=dict(run.grants),
+        opened_by=run.opened_by,
     )
 
 

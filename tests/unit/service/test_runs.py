@@ -8,10 +8,22 @@ import pytest
 
 from broker.domain.asking import Ask
 from broker.domain.policy import Role
-from broker.errors import Blocked, Forbidden, Invalid, NotFound, NotGranted, PolicyMoved, RunEnded, Unauthenticated
+from broker.errors import (
+    Blocked,
+    Forbidden,
+    Invalid,
+    LimitReached,
+    NotFound,
+    NotGranted,
+    PolicyMoved,
+    RunEnded,
+    Unauthenticated,
+)
 from broker.ledger.entry import Kind, decode_entry
 from broker.service.calling import Caller
-from broker.service.runs import MAX_LEASE_S, MIN_LEASE_S, RunModels
+from broker.service.known_runs import KnownRuns
+from broker.service.lapses import Lapses
+from broker.service.runs import MAX_LEASE_S, MIN_LEASE_S, Wanted
 from broker.token.revocation import Selector
 from tests.served import POLICY
 from tests.unit.service.world import OPS, request
@@ -52,32 +64,32 @@ def test_b20_another_partners_run_is_as_unknown_as_one_that_never_was(world):
 
 def test_b20_the_models_of_another_partners_run_are_not_told_even_after_its_own_partner_asked(world):
     run = world.open_run(world.acme, "mythos")
-    world.run_models.check(world.acme, [ask(run.id)])
+    world.known_runs.check(world.acme, [ask(run.id)])
     for models in (("mythos",), ("oracle",)):
         with pytest.raises(NotFound):
-            world.run_models.check(world.globex, [ask(run.id, partner="globex", user="bob", models=models)])
+            world.known_runs.check(world.globex, [ask(run.id, partner="globex", user="bob", models=models)])
 
 
 def test_a_token_stays_within_the_models_of_its_run(world):
     run = world.open_run(world.acme, "mythos")
-    world.run_models.check(
+    world.known_runs.check(
         world.acme, [ask(run.id), ask(run.id, models=("mythos@blue",)), ask(None, models=("oracle",))]
     )
     for beyond in (("oracle",), ("mythos", "oracle"), ("mythos2",)):
         with pytest.raises(NotGranted):
-            world.run_models.check(world.acme, [ask(run.id), ask(run.id, models=beyond)])
+            world.known_runs.check(world.acme, [ask(run.id), ask(run.id, models=beyond)])
     with pytest.raises(NotFound):
-        world.run_models.check(world.acme, [ask(secrets.token_urlsafe(16))])
+        world.known_runs.check(world.acme, [ask(secrets.token_urlsafe(16))])
 
 
 def test_a_run_for_one_instance_is_not_for_the_model(world):
     run = world.open_run(world.acme, "mythos@blue")
     with pytest.raises(NotGranted):
-        world.run_models.check(world.acme, [ask(run.id)])
+        world.known_runs.check(world.acme, [ask(run.id)])
 
 
 def test_what_is_remembered_of_runs_is_bounded(world):
-    models = RunModels(world.ledger, capacity=2)
+    models = KnownRuns(world.ledger, capacity=2)
     runs = [world.open_run(world.acme) for _ in range(4)]
     for run in [*runs, *runs]:
         models.check(world.acme, [ask(run.id)])
@@ -103,9 +115,7 @@ def test_p7_a_caller_from_no_known_place_opens_nothing(world):
 def test_a_lease_out_of_range_is_refused(world, lease_s):
     size = world.size
     with pytest.raises(Invalid) as caught:
-        world.runs.open(
-            world.acme, realm="evaluation", partner="acme", models=("mythos",), lease_s=lease_s, request=request()
-        )
+        world.open_run(world.acme, lease_s=lease_s)
     assert caught.value.field == "lease"
     assert world.size == size
 
@@ -152,10 +162,7 @@ def test_closing_writes_the_revocation_of_the_run_once(world):
 
 def test_a_repeated_open_returns_the_same_run_and_opens_no_other(world):
     key = request("open", principal=world.acme.principal)
-    opened = [
-        world.runs.open(world.acme, realm="evaluation", partner="acme", models=("mythos",), lease_s=60, request=key)
-        for _ in range(2)
-    ]
+    opened = [world.runs.open(world.acme, Wanted("evaluation", "acme", ("mythos",), 60), key) for _ in range(2)]
     assert opened[0].id == opened[1].id
     assert len(world.runs.listed(world.acme, None, 10)) == 1
 
@@ -184,3 +191,125 @@ def test_a_policy_that_never_rests_ends_in_an_error_that_says_retry(world, monke
     monkeypatch.setattr("broker.service.runs.MAX_ATTEMPTS", 0)
     with pytest.raises(PolicyMoved, match="retry"):
         world.open_run(world.acme)
+
+
+def problems(failure):
+    return [text for name, text in sorted(failure.metadata.items()) if name.startswith("problem-")]
+
+
+def test_everything_that_is_wrong_with_a_run_is_told_at_once(world):
+    world.revoke(OPS, Selector.of(model="oracle"), reason="x", whole_realm=False, request=request())
+    with pytest.raises(NotGranted) as caught:
+        world.open_run(world.acme, "mythos", "sphinx", "oracle", "chimera", user="alice", lease_s=1)
+    told = problems(caught.value)
+    assert [text.split(":")[0] for text in told] == ["lease", "sphinx", "oracle", "chimera"]
+    assert "block" in told[2]
+    assert "4 problems" in caught.value.message
+    assert "mythos" not in str(told)
+
+
+def test_one_reason_for_several_models_is_told_once(world):
+    with pytest.raises(NotGranted) as caught:
+        world.open_run(world.acme, "mythos", "oracle", realm="nowhere", user="alice")
+    assert problems(caught.value) == ["mythos, oracle: realm: realm nowhere is not in the policy"]
+
+
+def test_what_only_blocks_is_told_as_blocked(world):
+    world.revoke(OPS, Selector.of(model="oracle"), reason="x", whole_realm=False, request=request())
+    with pytest.raises(Blocked):
+        world.open_run(world.acme, "mythos", "oracle", user="alice")
+
+
+def test_a_run_records_for_whom_from_where_and_by_which_grants(world):
+    run = world.open_run(world.acme, "mythos", "oracle", user="alice")
+    assert (run.user, run.workload, run.environment) == ("alice", None, "acme-ci")
+    assert run.grants == (("mythos", "acme-evaluation"), ("oracle", "acme-evaluation"))
+    assert world.ledger.run(run.id).grants == run.grants
+    [data] = world.ledger.entries(world.size - 1, world.size)
+    body = decode_entry(data).body
+    assert body["grants"] == {"mythos": "acme-evaluation", "oracle": "acme-evaluation"}
+    assert (body["user"], body["environment"], body["proof"]) == ("alice", "acme-ci", "certificate")
+    assert "workload" not in body
+
+
+def test_a_run_for_one_user_gives_no_token_to_another(world):
+    run = world.open_run(world.acme, user="alice")
+    world.known_runs.check(world.acme, [ask(run.id)])
+    with pytest.raises(NotGranted, match=r"for user alice, not for workload nightly"):
+        world.known_runs.check(world.acme, [Ask("evaluation", "acme", None, "nightly", ("mythos",), "place", run.id)])
+    with pytest.raises(NotGranted, match=r"not for user alice by workload nightly"):
+        world.known_runs.check(
+            world.acme, [Ask("evaluation", "acme", "alice", "nightly", ("mythos",), "place", run.id)]
+        )
+
+
+def test_a_run_for_who_is_granted_nothing_is_not_opened(world):
+    with pytest.raises(NotGranted):
+        world.open_run(world.acme, user="mallory")
+    assert world.open_run(world.acme, workload="nightly").workload == "nightly"
+
+
+def test_a_run_with_a_key_is_for_who_its_opener_is(world):
+    key = {"kty": "EC", "crv": "P-256", "x": "x", "y": "y"}
+    assert world.open_run(world.acme, key=key).workload == "nightly"
+    assert world.open_run(world.acme).workload is None
+
+
+def test_a_week_long_run_is_kept_and_no_run_for_ever(world):
+    world.runs._max_life = timedelta(days=8)
+    run = world.open_run(world.acme, lease_s=MAX_LEASE_S)
+    for _ in range(10):
+        world.clock.advance(MAX_LEASE_S * 0.75)
+        run = world.runs.keep(world.acme, run.id, request(secrets.token_hex(8)))
+        assert world.lapses.end() == 0
+    assert world.clock.now() - run.opened_at > timedelta(days=7)
+    assert run.lease_ends_at == run.opened_at + timedelta(days=8)
+    world.clock.advance(MAX_LEASE_S)
+    with pytest.raises(RunEnded):
+        world.runs.keep(world.acme, run.id, request("too late"))
+    assert world.lapses.end() == 1
+
+
+def test_p4_a_lapsed_run_is_revoked_once_whoever_looks(world):
+    lapsed, kept = world.open_run(world.acme), world.open_run(world.acme)
+    world.clock.advance(50)
+    world.runs.keep(world.acme, kept.id, request("keep"))
+    world.clock.advance(15)
+    others = [Lapses(world.ledger, world.revocations, world.clock) for _ in range(3)]
+    assert [one.end() for one in (world.lapses, *others)] == [1, 0, 0, 0]
+    [record] = world.ledger.revocations(0, 10)
+    assert (record.selector, record.reason) == (Selector.of(run=lapsed.id), "the lease of the run ran out")
+    [entry] = world.ledger.entries(record.index, record.index + 1)
+    assert (decode_entry(entry).kind, decode_entry(entry).by) == (Kind.RUN_LAPSED, "broker")
+    found = world.ledger.run(lapsed.id)
+    assert (found.is_closed, found.is_lapsed) == (True, True)
+    assert not world.ledger.run(kept.id).is_closed
+    # Closing what has lapsed does nothing.
+    size = world.size
+    world.runs.close(world.acme, lapsed.id, request("close"))
+    assert world.size == size
+
+
+def test_many_runs_that_lapse_together_are_all_ended(world, monkeypatch):
+    monkeypatch.setattr("broker.service.lapses.AT_ONCE", 3)
+    runs = [world.open_run(world.acme) for _ in range(7)]
+    world.clock.advance(61)
+    assert world.lapses.end() == 7
+    assert {str(one.selector) for one in world.ledger.revocations(0, 10)} == {
+        str(Selector.of(run=run.id)) for run in runs
+    }
+
+
+def test_live_runs_are_limited_and_a_closed_one_makes_room(world):
+    limited = POLICY.replace(
+        "ttl: {default: 10m, max: 1h}}", "ttl: {default: 10m, max: 1h}, limits: {live_runs: 2}}", 1
+    )
+    assert limited != POLICY
+    world.apply(limited)
+    first = world.open_run(world.acme)
+    world.open_run(world.acme)
+    with pytest.raises(LimitReached) as caught:
+        world.open_run(world.acme)
+    assert caught.value.metadata["limit"] == "live_runs"
+    world.runs.close(world.acme, first.id, request("close"))
+    world.open_run(world.acme)

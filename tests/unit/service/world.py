@@ -12,13 +12,15 @@ from broker.domain.policy import Role
 from broker.service.apply_policy import ApplyPolicy
 from broker.service.calling import Caller, CertificateProof, identify
 from broker.service.explain import Explain
+from broker.service.known_runs import KnownRuns
+from broker.service.lapses import Lapses
 from broker.service.metering import Unmetered
 from broker.service.plan_policy import PlanPolicy
 from broker.service.policies import Policies
 from broker.service.policy_versions import PolicyVersions
 from broker.service.ports import RequestKey
 from broker.service.revoke import Reinstate, Revocations, Revoke
-from broker.service.runs import RunModels, Runs
+from broker.service.runs import Runs, Wanted
 from tests.moved_clock import MovedClock
 from tests.served import ADMIN
 
@@ -46,7 +48,8 @@ class World:
     revoke: Revoke
     reinstate: Reinstate
     runs: Runs
-    run_models: RunModels
+    known_runs: KnownRuns
+    lapses: Lapses
     explain: Explain
 
     def caller(self, uri: str) -> Caller:
@@ -69,15 +72,9 @@ class World:
             OPS, document, expected_version=expected_version, request=request(document), reason=reason
         )
 
-    def open_run(self, caller: Caller, *models: str):
-        return self.runs.open(
-            caller,
-            realm="evaluation",
-            partner=caller.partner,
-            models=models or ("mythos",),
-            lease_s=60,
-            request=request(principal=caller.principal),
-        )
+    def open_run(self, caller: Caller, *models: str, **wanted: object):
+        fields = {"realm": "evaluation", "partner": caller.partner, "models": models or ("mythos",), "lease_s": 60}
+        return self.runs.open(caller, Wanted(**{**fields, **wanted}), request(principal=caller.principal))
 
 
 def make_world(folder: Path) -> World:
@@ -96,7 +93,8 @@ def make_world(folder: Path) -> World:
         PlanPolicy(ledger, ledger.proofs, policies, apply, clock, digest=digest),
         Revoke(ledger, policies, revocations, Unmetered()),
         Reinstate(ledger, policies, clock),
-        Runs(ledger, policies, clock, revocations, new_id=lambda: secrets.token_urlsafe(16)),
-        RunModels(ledger),
+        Runs(ledger, policies, clock, revocations, new_id=lambda: secrets.token_urlsafe(16), meter=Unmetered()),
+        KnownRuns(ledger),
+        Lapses(ledger, revocations, clock),
         Explain(policies),
     )
