@@ -469,10 +469,11 @@ class FakeLedger:
         over = [run for run in self.disk.runs.values() if not run.is_closed and run.lease_ends_at <= now]
         return sorted(over, key=lambda run: run.lease_ends_at)[:limit]
 
-    def revocations(self, after: int, limit: int) -> Sequence[RevocationRecord]:
+    def revocations(self, after: int, limit: int, *, partner: str | None = None) -> Sequence[RevocationRecord]:
         """As the port says."""
         with self.disk.lock:
-            return [one for at, one in sorted(self.disk.revocations.items()) if at > after][:limit]
+            found = [one for at, one in sorted(self.disk.revocations.items()) if at > after]
+        return [one for one in found if partner in (None, one.selector.get(Dimension.PARTNER))][:limit]
 
     def prune(self, now: datetime) -> int:
         """As the port says."""

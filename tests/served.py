@@ -39,6 +39,11 @@ PRINCIPALS = {
     "gateway": "spiffe://lab.example/gateway",
     "gateway-research": "spiffe://lab.example/gateway-research",
     "gateway-shared": "spiffe://lab.example/gateway-shared",
+    "security": "spiffe://lab.example/security",
+    "operator": "spiffe://lab.example/operator",
+    "approver": "spiffe://lab.example/approver",
+    "acme-admin": "spiffe://acme.example/admin",
+    "globex-admin": "spiffe://globex.example/admin",
     "stranger": "spiffe://stranger.example/ci",
 }
 POLICY = """\
@@ -67,6 +72,11 @@ principals:
   - {id: "spiffe://globex.example/cluster", role: harness, partner: globex}
   - {id: "spiffe://lab.example/gateway", role: verifier, realm: evaluation}
   - {id: "spiffe://lab.example/gateway-research", role: verifier, realm: research}
+  - {id: "spiffe://lab.example/security", role: security}
+  - {id: "spiffe://lab.example/operator", role: operator}
+  - {id: "spiffe://lab.example/approver", role: approver, person: carol}
+  - {id: "spiffe://acme.example/admin", role: partner-admin, partner: acme}
+  - {id: "spiffe://globex.example/admin", role: partner-admin, partner: globex}
 """
 
 

@@ -222,7 +222,7 @@ class DrillBook:
             Forbidden, Invalid, NotFound: Refused; nothing was written.
             Whatever `Ledger.append` raises.
         """
-        caller.must_be(Role.ADMIN)
+        caller.must_be(Role.ADMIN, Role.OPERATOR)
         if every_s != 0 and not SHORTEST_S <= every_s <= LONGEST_S:
             raise Invalid("every", f"{every_s} s", hint="use 10 s to 31 days, or 0 to end the schedule")
         is_known = realm in self._policies.current().policy.realms or realm in self._policies.refresh().policy.realms

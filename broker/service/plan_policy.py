@@ -11,7 +11,7 @@ from broker.domain.changes import Change
 from broker.domain.decision import Allowed, decide
 from broker.domain.difference import difference
 from broker.domain.policy import Policy, Role
-from broker.domain.reach import ways
+from broker.domain.reach import Way, ways
 from broker.errors import Invalid
 from broker.service.apply_policy import ApplyPolicy, plan_id
 from broker.service.calling import Caller
@@ -104,7 +104,7 @@ class PlanPolicy:
             for run in self._ledger.runs(partner, MOST_RUNS):
                 if run.is_closed or run.lease_ends_at <= now or (partner, run.realm) not in moved:
                     continue
-                key = (partner, run.realm, run.models)
+                key = (partner, run.realm, run.models, run.user, run.workload, run.environment)
                 if key not in judged:
                     judged[key] = _models_touched(before, after, run)
                 lost, changed = judged[key]
@@ -135,11 +135,22 @@ def _models_touched(before: Policy, after: Policy, run: RunRecord) -> tuple[tupl
     lost: set[str] = set()
     changed: set[str] = set()
     for way, (was, becomes) in ways([before, after], run.partner, run.realm, run.models):
+        if not _is_on(run, way):
+            continue
         if was is not None and becomes is None:
             lost |= way.models
         elif was is not None and was != becomes:
             changed |= way.models
     return tuple(sorted(lost)), tuple(sorted(changed - lost))
+
+
+def _is_on(run: RunRecord, way: Way) -> bool:
+    """Tell whether a token of the run may be asked for on this way."""
+    if run.environment is not None and run.environment not in way.environments:
+        return False
+    if run.user is None and run.workload is None:
+        return True
+    return any(user in (None, run.user) and workload in (None, run.workload) for user, workload in way.subjects)
 
 
 def _is_lost(claims: Mapping[str, object], before: Policy, after: Policy, judged: dict[object, bool]) -> bool:

@@ -354,8 +354,8 @@ class Ledger(Protocol):
     def lapsed(self, now: datetime, limit: int) -> Sequence[RunRecord]:
         """Return runs that are not closed and whose lease has run out at `now`, the longest lapsed first."""
 
-    def revocations(self, after: int, limit: int) -> Sequence[RevocationRecord]:
-        """Return revocations with an index larger than `after`, smallest first."""
+    def revocations(self, after: int, limit: int, *, partner: str | None = None) -> Sequence[RevocationRecord]:
+        """Return revocations with an index larger than `after`, smallest first; of `partner`: those that name it."""
 
     def prune(self, now: datetime) -> int:
         """Drop revocations, certificates, request ids and counts that can matter no more; return how many."""

@@ -137,7 +137,10 @@ class Revoke:
         Raises:
             Forbidden, Invalid: Refused.
         """
-        caller.must_be(Role.ADMIN)
+        caller.must_be(Role.ADMIN, Role.SECURITY, Role.PARTNER_ADMIN)
+        if caller.role is Role.PARTNER_ADMIN:
+            # What does not name its partner could hit another one.
+            caller.must_act_for(selector.get(Dimension.PARTNER) or "")
         reason_text = checked_reason(reason)
         if selector.names_only(Dimension.REALM) and not whole_realm:
             raise Invalid(
@@ -243,7 +246,7 @@ class RevokeTokens:
             Forbidden, Invalid: Refused; nothing was written.
             RequestReused, Overloaded, StoreFull, StoreUnavailable: As `Ledger.append`.
         """
-        caller.must_be(Role.ADMIN)
+        caller.must_be(Role.ADMIN, Role.SECURITY)
         text = checked_reason(reason)
         if not 1 <= len(tokens) <= MAX_TOKENS:
             raise Invalid("tokens", f"{len(tokens)} given", hint=f"name 1 to {MAX_TOKENS} token ids")

@@ -188,9 +188,9 @@ class Runs:
         return run
 
     def listed(self, caller: Caller, partner: str | None, limit: int) -> Sequence[RunRecord]:
-        """Return runs, newest first; a harness sees its own partner's. Raises Forbidden, Invalid."""
-        caller.must_be(Role.HARNESS, Role.ADMIN, Role.AUDITOR)
-        if caller.role is Role.HARNESS:
+        """Return runs, newest first; who has a partner sees its own partner's. Raises Forbidden, Invalid."""
+        caller.must_be(Role.HARNESS, Role.PARTNER_ADMIN, Role.ADMIN, Role.AUDITOR)
+        if caller.role not in (Role.ADMIN, Role.AUDITOR):
             partner = caller.partner if partner is None else partner
             caller.must_act_for(partner or "")
         return self._ledger.runs(partner, limit)

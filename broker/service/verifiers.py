@@ -109,7 +109,7 @@ class ForgetVerifier:
         Raises:
             Forbidden, Invalid: Refused; it listens, or a field is malformed.
         """
-        caller.must_be(Role.ADMIN)
+        caller.must_be(Role.ADMIN, Role.OPERATOR)
         principal_uri("verifier", verifier)
         identifier("realm", realm)
         text = checked_reason(reason)

@@ -438,3 +438,25 @@ def test_p12_what_goes_wrong_says_nothing_of_the_data(store: SqlLedger) -> None:
     failure = failure_of(twice)
     assert isinstance(failure, Failure)
     assert secret not in f"{failure} {failure.metadata}"
+
+
+def test_revocations_that_name_a_partner_are_found_by_it_and_no_others(home: Home, store: SqlLedger) -> None:
+    for selector in (
+        {"partner": "acme"},
+        {"user": "acme"},
+        {"partner": "acme-evil"},
+        {"partner": "globex", "user": "acme"},
+        {"realm": "acme", "partner": "a_me"},
+        {"partner": "acme", "label": "acme=acme"},
+        {"realm": "evaluation", "partner": "acme", "run": "run-0001"},
+    ):
+        append(store, 1, revocation(**selector))
+    assert [str(one.selector) for one in store.revocations(0, 10, partner="acme")] == [
+        "partner=acme",
+        "partner=acme label=acme=acme",
+        "realm=evaluation partner=acme run=run-0001",
+    ]
+    assert [str(one.selector) for one in store.revocations(0, 10, partner="a_me")] == ["realm=acme partner=a_me"]
+    assert list(store.revocations(0, 10, partner="acm")) == []
+    assert len(store.revocations(0, 1, partner="acme")) == 1
+    assert len(store.revocations(1, 10, partner="acme")) == 2

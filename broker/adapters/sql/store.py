@@ -52,7 +52,7 @@ from broker.service.ports import (
     Write,
 )
 from broker.token.keys import Purpose, compact_certificate
-from broker.token.revocation import Selector
+from broker.token.revocation import Dimension, Selector
 
 DEFAULT_HEADROOM_BYTES = 16 << 20
 DEFAULT_MAX_WAITING = 20_000
@@ -206,9 +206,13 @@ class SqlLedger:
         with self._reading() as connection:
             return [_run(row) for row in connection.execute(query.order_by(runs.c.lease_ends_at_ms).limit(limit))]
 
-    def revocations(self, after: int, limit: int) -> Sequence[RevocationRecord]:
+    def revocations(self, after: int, limit: int, *, partner: str | None = None) -> Sequence[RevocationRecord]:
         """As the port says."""
         query = select(revocations).where(revocations.c.idx > after).order_by(revocations.c.idx).limit(limit)
+        if partner is not None:
+            # In a selector's one spelling no other condition, and no value, can hold this.
+            condition = json.dumps([int(Dimension.PARTNER), partner], separators=(",", ":"))
+            query = query.where(revocations.c.selector.contains(condition, autoescape=True))
         with self._reading() as connection:
             return [_revocation(row) for row in connection.execute(query)]
 

@@ -32,7 +32,7 @@ class DrillService(drills_pb2_grpc.DrillServiceServicer):
         """Drill each realm at the same time; what went wrong in one comes after what was found in the others."""
         del context
         caller = CALLER.get()
-        caller.must_be(Role.ADMIN)
+        caller.must_be(Role.ADMIN, Role.OPERATOR)
         key = request_key(caller, request)
         wanted = identifier("realm", request.realm) if request.realm else None
         realms = self._drilling.realms(wanted)
@@ -73,7 +73,7 @@ class DrillService(drills_pb2_grpc.DrillServiceServicer):
         """Set how often, or end it."""
         del context
         caller = CALLER.get()
-        caller.must_be(Role.ADMIN)
+        caller.must_be(Role.ADMIN, Role.OPERATOR)
         index = await asyncio.to_thread(
             self._book.schedule,
             caller,
@@ -86,7 +86,7 @@ class DrillService(drills_pb2_grpc.DrillServiceServicer):
     async def ListDrills(self, request: pb.ListDrillsRequest, context: ServicerContext) -> pb.ListDrillsResponse:
         """Tell of past drills."""
         del context
-        CALLER.get().must_be(Role.ADMIN, Role.AUDITOR)
+        CALLER.get().must_be(Role.ADMIN, Role.OPERATOR, Role.AUDITOR)
         realm = identifier("realm", request.realm) if request.realm else None
         past = await asyncio.to_thread(self._book.past, realm, limit(request.limit))
         schedules = await asyncio.to_thread(self._book.schedules)

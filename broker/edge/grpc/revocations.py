@@ -13,12 +13,14 @@ from broker.edge.grpc.feed import FeedHub
 from broker.edge.grpc.outermost import CALLER
 from broker.edge.grpc.translate import limit, request_key, selector, selector_message, timestamp
 from broker.errors import NotFound
+from broker.service.calling import Caller
 from broker.service.complete import Completion, revocation_at
 from broker.service.hits import FindHits
 from broker.service.policies import Policies
 from broker.service.ports import Clock, Ledger
 from broker.service.proof_ports import Proofs
 from broker.service.revoke import Prepared, Reinstate, Revoke, Revoked, RevokeTokens
+from broker.token.revocation import Dimension, Selector
 from broker.v1 import revocations_pb2 as pb
 from broker.v1 import revocations_pb2_grpc
 
@@ -28,6 +30,8 @@ MAX_INDEX = 2**63 - 2
 SURVEY_S = 1.0
 # A dry run counts for so long.
 COUNT_S = 5.0
+
+_SEES_REVOCATIONS = (Role.ADMIN, Role.SECURITY, Role.PARTNER_ADMIN, Role.AUDITOR)
 
 
 class RevocationService(revocations_pb2_grpc.RevocationServiceServicer):
@@ -75,10 +79,10 @@ class RevocationService(revocations_pb2_grpc.RevocationServiceServicer):
             is_waited_for=request.wait,
         )
         if request.dry_run:
-            yield await self._preview(prepared)
+            yield self._for(caller, await self._preview(prepared))
             return
         revoked = await asyncio.to_thread(self._revoke.commit, prepared)
-        async for event in self._after(revoked, asked_ns, is_waited_for=request.wait):
+        async for event in self._after(caller, revoked, asked_ns, is_waited_for=request.wait):
             yield event
 
     async def RevokeTokens(
@@ -99,7 +103,7 @@ class RevocationService(revocations_pb2_grpc.RevocationServiceServicer):
                 request=request_key(caller, request),
                 is_waited_for=request.wait,
             )
-        async for event in self._after(revoked, asked_ns, is_waited_for=request.wait):
+        async for event in self._after(caller, revoked, asked_ns, is_waited_for=request.wait):
             yield pb.RevokeTokensResponse(event=event)
 
     async def GetRevocation(
@@ -107,37 +111,48 @@ class RevocationService(revocations_pb2_grpc.RevocationServiceServicer):
     ) -> AsyncIterator[pb.GetRevocationResponse]:
         """Tell of a revocation by its index, to whoever asks, on whatever broker."""
         del context
-        CALLER.get().must_be(Role.ADMIN, Role.AUDITOR)
+        caller = CALLER.get()
+        caller.must_be(*_SEES_REVOCATIONS)
         index = min(request.index, MAX_INDEX)
         record = await asyncio.to_thread(self._proofs.completion, index)
         revoked = await asyncio.to_thread(revocation_at, self._ledger, index, record)
-        if revoked is None:
+        if revoked is None or not _may_see(caller, revoked.selector):
             raise NotFound(f"there is no revocation at index {request.index}", hint="see: broker revocations")
         if record is None:
             revoked = replace(revoked, bound_ms=self._revoke.concerned(revoked.selector)[1])
         yield pb.GetRevocationResponse(event=telling.committed(revoked))
         if record is None and not request.wait:
             return
-        async for event in self._told(revoked):
+        async for event in self._told(caller, revoked):
             yield pb.GetRevocationResponse(event=event)
             if not request.wait:
                 return
 
-    async def _after(self, revoked: Revoked, asked_ns: int, *, is_waited_for: bool) -> AsyncIterator[pb.RevokeResponse]:
+    async def _after(
+        self, caller: Caller, revoked: Revoked, asked_ns: int, *, is_waited_for: bool
+    ) -> AsyncIterator[pb.RevokeResponse]:
         # Read after the commit: a frame that lacks the revocation has an `as_of` before this (P5, P6).
         self._completions.begin(revoked, asked_ns=asked_ns, committed_ns=self._clock.boottime_ns())
         yield telling.committed(revoked)
         if is_waited_for:
-            async for event in self._told(revoked):
+            async for event in self._told(caller, revoked):
                 yield event
 
-    async def _told(self, revoked: Revoked) -> AsyncIterator[pb.RevokeResponse]:
+    async def _told(self, caller: Caller, revoked: Revoked) -> AsyncIterator[pb.RevokeResponse]:
         async for step in self._completions.follow(revoked.index):
             match step:
                 case Waiting():
-                    yield telling.progress(step.progress, step.waits_for)
+                    yield self._for(caller, telling.progress(step.progress, step.waits_for))
                 case Completion():
-                    yield telling.complete(step)
+                    yield self._for(caller, telling.complete(step))
+
+    def _for(self, caller: Caller, event: pb.RevokeResponse) -> pb.RevokeResponse:
+        """Leave out what is not a partner's to know: who verifies, and realms in which it has no grant."""
+        if caller.role is not Role.PARTNER_ADMIN:
+            return event
+        policy = self._policies.current().policy
+        own = [realm for realm in policy.realms if policy.grants_for(caller.partner or "", realm)]
+        return telling.for_partner(event, own)
 
     async def _preview(self, prepared: Prepared) -> pb.RevokeResponse:
         now_ns = self._clock.boottime_ns()
@@ -176,9 +191,11 @@ class RevocationService(revocations_pb2_grpc.RevocationServiceServicer):
     ) -> pb.ListRevocationsResponse:
         """List what is in force."""
         del context
-        CALLER.get().must_be(Role.ADMIN, Role.AUDITOR)
+        caller = CALLER.get()
+        caller.must_be(*_SEES_REVOCATIONS)
         most = limit(request.limit)
-        records = await asyncio.to_thread(self._ledger.revocations, min(request.after, MAX_INDEX), most + 1)
+        after, partner = min(request.after, MAX_INDEX), caller.partner
+        records = await asyncio.to_thread(self._ledger.revocations, after, most + 1, partner=partner)
         in_force = await asyncio.to_thread(self._policies.refresh)
         return pb.ListRevocationsResponse(
             revocations=[
@@ -194,6 +211,12 @@ class RevocationService(revocations_pb2_grpc.RevocationServiceServicer):
             blocks=[
                 pb.Block(selector=selector_message(blocked), index=index)
                 for blocked, index in sorted(in_force.blocks.items(), key=lambda item: item[1])
+                if _may_see(caller, blocked)
             ],
             more=len(records) > most,
         )
+
+
+def _may_see(caller: Caller, what: Selector) -> bool:
+    """Tell whether a revocation or a block is the caller's to know of: a partner's admin knows its partner's."""
+    return caller.role is not Role.PARTNER_ADMIN or what.get(Dimension.PARTNER) == caller.partner

@@ -25,6 +25,9 @@ from broker.token.keys import Purpose, render_trust
 from broker.v1 import status_pb2 as pb
 from broker.v1 import status_pb2_grpc
 
+# Whoever revokes must see whether verifiers listen.
+_SEES_STATUS = (Role.ADMIN, Role.OPERATOR, Role.SECURITY, Role.AUDITOR)
+
 
 @dataclass(frozen=True, slots=True)
 class Condition:
@@ -64,7 +67,7 @@ class StatusService(status_pb2_grpc.StatusServiceServicer):
     async def GetStatus(self, request: pb.GetStatusRequest, context: ServicerContext) -> pb.GetStatusResponse:
         """Return the state."""
         del request, context
-        CALLER.get().must_be(Role.ADMIN, Role.AUDITOR)
+        CALLER.get().must_be(*_SEES_STATUS)
         condition = await asyncio.to_thread(self._condition)
         problems = (*condition.stops_minting, *condition.passing, *self._drilling.problems)
         try:
@@ -87,7 +90,7 @@ class StatusService(status_pb2_grpc.StatusServiceServicer):
     ) -> pb.ListVerifiersResponse:
         """Return who listens, and who ever did."""
         del context
-        CALLER.get().must_be(Role.ADMIN, Role.AUDITOR)
+        CALLER.get().must_be(*_SEES_STATUS)
         realm = identifier("realm", request.realm) if request.realm else None
         known: Sequence[Sighting] = ()
         parts: Mapping[str, Mapping[str, tuple[DrillResult, Drilled]]] = {}
@@ -109,7 +112,7 @@ class StatusService(status_pb2_grpc.StatusServiceServicer):
         """Take a verifier that is gone off the list."""
         del context
         caller = CALLER.get()
-        caller.must_be(Role.ADMIN)
+        caller.must_be(Role.ADMIN, Role.OPERATOR)
         known = await asyncio.to_thread(self._roster.known, None)
         write = self._forget_verifier.prepare(
             caller,

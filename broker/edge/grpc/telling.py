@@ -1,7 +1,7 @@
 """What is told of a revocation, as messages."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -111,3 +111,20 @@ def preview(
     if hits.is_all:
         message.tokens = hits.tokens
     return pb.RevokeResponse(preview=message)
+
+
+def for_partner(event: pb.RevokeResponse, realms: Collection[str]) -> pb.RevokeResponse:
+    """Return an event without what is not a partner's to know: names of verifiers, and of realms but `realms`."""
+    match event.WhichOneof("event"):
+        case "preview":
+            seen = [realm for realm in event.preview.realms if realm in realms]
+            for name in ("verifiers", "silent", "realms"):
+                event.preview.ClearField(name)
+            event.preview.realms.extend(seen)
+        case "progress":
+            event.progress.ClearField("waiting_for")
+        case "complete":
+            # The signed statements name the verifiers, too.
+            event.complete.ClearField("verifiers")
+            event.complete.ClearField("statements")
+    return event

@@ -1,6 +1,7 @@
 """A plan says what would change and whom it would touch, and what is applied by it is what was looked at."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -10,7 +11,7 @@ from broker.domain.policy import Role
 from broker.errors import ConfigInvalid, Forbidden, Invalid, PolicyMoved
 from broker.ledger.entry import Entry, Kind, encode_entry
 from broker.service.calling import Caller
-from broker.service.ports import Write
+from broker.service.ports import RunOpened, Write
 from broker.token.revocation import Selector
 from tests.served import ADMIN, POLICY
 from tests.unit.service.test_policies import LONG
@@ -131,6 +132,32 @@ def test_open_runs_that_would_be_touched_are_named_and_no_others(world):
     world.clock.advance(120)
     assert world.plan(OPS, WITHOUT_ORACLE).runs == ()
     assert spared.id
+
+
+@pytest.mark.parametrize(
+    ("whose", "is_touched"),
+    [
+        ({}, True),
+        ({"user": "alice"}, True),
+        ({"workload": "nightly"}, False),
+        ({"user": "eve"}, False),
+        ({"user": "alice", "workload": "nightly"}, True),
+        ({"environment": "acme-ci"}, True),
+        ({"environment": "elsewhere"}, False),
+    ],
+    ids=str,
+)
+def test_a_run_is_touched_by_what_happens_to_whom_and_where_it_is_for(world, whose, is_touched):
+    run = world.open_run(world.acme, "mythos")
+    at = {"id": "run-of-somebody", "user": None, "workload": None, "environment": None, **whose}
+    world.runs.close(world.acme, run.id, request(principal=world.acme.principal))
+    effect = RunOpened(replace(run, **at))
+    world.ledger.append(Write([lambda index: b"entry"], effects=(effect,))).result()
+    without_alice = POLICY.replace(
+        "models: [mythos, oracle], environments: [acme-ci], users: [alice], workloads: [nightly]",
+        "models: [mythos, oracle], environments: [acme-ci], workloads: [nightly]",
+    )
+    assert [one.lost for one in world.plan(OPS, without_alice).runs] == ([("mythos",)] if is_touched else [])
 
 
 def test_live_tokens_that_could_not_be_minted_again_are_counted(world):
