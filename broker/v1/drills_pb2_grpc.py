@@ -60,21 +60,23 @@ class DrillServiceServicer:
 
     def Drill(self, request, context):
         """Drills now. The stream sends `begun`, and ends with one `result` for each
-        realm. Role: admin.
+        realm. Roles: admin, operator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ScheduleDrills(self, request, context):
-        """Sets how often each broker drills by itself. Role: admin.
+        """Sets how often each broker drills by itself. Roles: admin,
+        operator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListDrills(self, request, context):
-        """Lists past drills, the newest first, and the schedule. Roles: admin, auditor.
+        """Lists past drills, the newest first, and the schedule. Roles: admin,
+        operator, auditor.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class RevocationServiceStub:
-    """Revokes and reinstates. Role: admin.
+    """Revokes and reinstates. A partner-admin revokes by selectors that name its own
+    partner, sees the revocations that name it, and is not told who verifies.
     """
 
     def __init__(self, channel):
@@ -63,7 +64,8 @@ class RevocationServiceStub:
 
 
 class RevocationServiceServicer:
-    """Revokes and reinstates. Role: admin.
+    """Revokes and reinstates. A partner-admin revokes by selectors that name its own
+    partner, sees the revocations that name it, and is not told who verifies.
     """
 
     def Revoke(self, request, context):
@@ -76,7 +78,8 @@ class RevocationServiceServicer:
         lease. With `wait` it goes on with `progress` and ends with `complete`; a
         client that goes away changes nothing, and asks again with GetRevocation.
 
-        With `dry_run` it sends one `preview` and writes nothing. Role: admin.
+        With `dry_run` it sends one `preview` and writes nothing. Roles: admin,
+        security, partner-admin (its own partner).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,7 +88,7 @@ class RevocationServiceServicer:
     def RevokeTokens(self, request, context):
         """Revokes many single tokens at once: one commit, one index each, one
         completion for all of them, at the last index. It gives way to other
-        revocations. Events as of Revoke. Role: admin.
+        revocations. Events as of Revoke. Roles: admin, security.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,7 +97,7 @@ class RevocationServiceServicer:
     def GetRevocation(self, request, context):
         """Tells of a revocation by its index: `committed`, then `complete` if it is,
         or else `progress`; with `wait` it goes on until `complete`. Roles: admin,
-        auditor.
+        security, partner-admin (its own partner), auditor.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,7 +112,8 @@ class RevocationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListRevocations(self, request, context):
-        """Lists revocations and blocks in force. Roles: admin, auditor.
+        """Lists revocations and blocks in force. Roles: admin, security,
+        partner-admin (its own partner), auditor.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,7 +156,8 @@ def add_RevocationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RevocationService:
-    """Revokes and reinstates. Role: admin.
+    """Revokes and reinstates. A partner-admin revokes by selectors that name its own
+    partner, sees the revocations that name it, and is not told who verifies.
     """
 
     @staticmethod

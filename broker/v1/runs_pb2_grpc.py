@@ -110,7 +110,8 @@ class RunServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListRuns(self, request, context):
-        """Lists runs, newest first. Roles: harness (its own partner), admin, auditor.
+        """Lists runs, newest first. Roles: harness and partner-admin (their own
+        partner), admin, auditor.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

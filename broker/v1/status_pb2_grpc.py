@@ -62,7 +62,7 @@ class StatusServiceServicer:
     """
 
     def GetStatus(self, request, context):
-        """Returns the broker's state. Roles: admin, auditor.
+        """Returns the broker's state. Roles: admin, operator, security, auditor.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,14 +70,14 @@ class StatusServiceServicer:
 
     def ListVerifiers(self, request, context):
         """Lists the verifiers that listen, or ever did and were not forgotten. Roles:
-        admin, auditor.
+        admin, operator, security, auditor.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ForgetVerifier(self, request, context):
-        """Takes a verifier that is gone off the list. Role: admin.
+        """Takes a verifier that is gone off the list. Roles: admin, operator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
