@@ -167,6 +167,8 @@ def _one_realm(was: Realm, becomes: Realm) -> Iterator[Change]:
     if was.needs_both != becomes.needs_both:
         text = "a mint needs a user and a workload" if becomes.needs_both else "a user or a workload is enough"
         yield (less if becomes.needs_both else more)("realms", text)
+    if was.receipts is not becomes.receipts:
+        yield other("realms", f"receipts of uses: {becomes.receipts.value} (was {was.receipts.value})")
     if was.labels != becomes.labels:
         yield other("realms", f"labels {_or_none(becomes.labels)} (were {_or_none(was.labels)})")
 

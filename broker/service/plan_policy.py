@@ -10,7 +10,7 @@ from broker.domain.asking import Ask
 from broker.domain.changes import Change
 from broker.domain.decision import Allowed, decide
 from broker.domain.difference import difference
-from broker.domain.policy import Policy, Role
+from broker.domain.policy import Policy, Role, reviewed
 from broker.domain.reach import Way, ways
 from broker.errors import Invalid
 from broker.service.apply_policy import ApplyPolicy, plan_id
@@ -82,7 +82,8 @@ class PlanPolicy:
             StoreUnavailable: Runs or tokens cannot be read.
         """
         caller.must_be(Role.ADMIN, Role.AUDITOR)
-        after, data = self._apply.checked(document)
+        unjudged, data = self._apply.checked(document)
+        after = reviewed(unjudged, self._clock.now().date())
         in_force = self._policies.refresh()
         version = max(in_force.version, 0)
         moved = {(step.way.partner, step.way.realm) for step in steps(in_force.policy, after)}

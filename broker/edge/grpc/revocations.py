@@ -150,9 +150,7 @@ class RevocationService(revocations_pb2_grpc.RevocationServiceServicer):
         """Leave out what is not a partner's to know: who verifies, and realms in which it has no grant."""
         if caller.role is not Role.PARTNER_ADMIN:
             return event
-        policy = self._policies.current().policy
-        own = [realm for realm in policy.realms if policy.grants_for(caller.partner or "", realm)]
-        return telling.for_partner(event, own)
+        return telling.for_partner(event, self._policies.current().policy.realms_of(caller.partner or ""))
 
     async def _preview(self, prepared: Prepared) -> pb.RevokeResponse:
         now_ns = self._clock.boottime_ns()

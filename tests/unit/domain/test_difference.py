@@ -23,6 +23,7 @@ from broker.domain.policy import (
     Principal,
     Quota,
     Realm,
+    Receipts,
     Role,
 )
 from broker.domain.reach import ways
@@ -86,6 +87,7 @@ OTHER_VALUES = {
             "heartbeat_ms": 2000,
             "needs_both": True,
             "labels": ("tier=two",),
+            "receipts": Receipts.EACH,
         },
     ),
     "place": (
