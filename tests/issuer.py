@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
@@ -197,6 +198,58 @@ class Issuer:
         request.send_header("Content-Length", str(len(data)))
         request.end_headers()
         request.wfile.write(data)
+
+    # Logins of humans.
+
+    def offer_logins(self, subject: str, **claims: Any) -> None:
+        """Let `subject` log in by browser and by device; whoever comes is that one. `claims` go into the token."""
+        self.logins: dict[str, dict[str, str]] = {}
+        self.approved = threading.Event()
+        self._human = {"sub": subject, **claims}
+        for name, answer in (("authorize", self._authorize), ("token", self._exchange), ("device", self._device)):
+            self.answers[f"{self.path}/{name}"] = answer
+        self.discovery |= {
+            "authorization_endpoint": f"{self.url}/authorize?tenant=1",
+            "token_endpoint": f"{self.url}/token",
+            "device_authorization_endpoint": f"{self.url}/device",
+            "code_challenge_methods_supported": ["S256"],
+        }
+
+    def _authorize(self, request: BaseHTTPRequestHandler) -> None:
+        asked = dict(parse_qsl(request.path.partition("?")[2]))
+        assert asked["response_type"] == "code"
+        assert asked["code_challenge_method"] == "S256"
+        code = f"code-{len(self.logins)}"
+        self.logins[code] = asked
+        back = urlencode({"code": code, "state": asked["state"], "iss": self.url})
+        self.redirect(request, f"{asked['redirect_uri']}?{back}")
+
+    def _device(self, request: BaseHTTPRequestHandler) -> None:
+        asked = self._form(request)
+        self.logins["device-1"] = {"client_id": asked["client_id"]}
+        where = f"{self.url}/activate"
+        answer = {"device_code": "device-1", "user_code": "WDJB-MJHT", "verification_uri": where, "expires_in": 600}
+        self.reply(request, {**answer, "interval": 0})
+
+    def _exchange(self, request: BaseHTTPRequestHandler) -> None:
+        asked = self._form(request)
+        begun = self.logins.get(asked.get("code") or asked.get("device_code", ""), {})
+        is_ours = begun.get("client_id") == asked["client_id"]
+        if asked["grant_type"] == "authorization_code":
+            is_ours = is_ours and begun["redirect_uri"] == asked["redirect_uri"]
+            is_ours = is_ours and begun["code_challenge"] == s256(asked["code_verifier"])
+        elif not self.approved.is_set():
+            self.reply(request, {"error": "authorization_pending"}, status=400)
+            return
+        if not is_ours:
+            self.reply(request, {"error": "invalid_grant"}, status=400)
+            return
+        now = int(self.read_now())
+        claims = {"aud": asked["client_id"], "nonce": begun.get("nonce"), "auth_time": now, **self._human}
+        self.reply(request, {"id_token": self.token(**claims), "token_type": "Bearer", "access_token": "x"})
+
+    def _form(self, request: BaseHTTPRequestHandler) -> dict[str, str]:
+        return dict(parse_qsl(request.rfile.read(int(request.headers["Content-Length"])).decode()))
 
     # Ways to be hostile: each is an answer for `answers`.
 

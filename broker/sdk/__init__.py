@@ -14,7 +14,7 @@ from broker.errors import (
 from broker.sdk.asking import Minted, Spec
 from broker.sdk.async_client import AsyncClient
 from broker.sdk.client import Client
-from broker.sdk.identity import Identity
+from broker.sdk.identity import Identity, TokenIdentity
 from broker.sdk.uses import Proof, Use
 from broker.sdk.verifier import Verifier, VerifierState
 
@@ -32,6 +32,7 @@ __all__ = [
     "Revoked",
     "Spec",
     "Stale",
+    "TokenIdentity",
     "Untrusted",
     "Use",
     "Verifier",

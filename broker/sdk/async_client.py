@@ -14,7 +14,7 @@ from broker.sdk import asking
 from broker.sdk.asking import Minted, OpenedRun, Spec
 from broker.sdk.channels import CHANNEL_OPTIONS, METHODS, Fields, Wallet
 from broker.sdk.client import TIMEOUT_S
-from broker.sdk.identity import Identity, channel_credentials, endpoint_list
+from broker.sdk.identity import Identity, TokenIdentity, channel_credentials, endpoint_list
 from broker.sdk.retrying import Attempts
 
 log = logging.getLogger("broker.sdk")
@@ -23,7 +23,7 @@ log = logging.getLogger("broker.sdk")
 class AsyncClient:
     """As `Client`, for the coroutines of one event loop."""
 
-    def __init__(self, endpoints: Sequence[str], identity: Identity | None, timeout_s: float) -> None:
+    def __init__(self, endpoints: Sequence[str], identity: Identity | TokenIdentity | None, timeout_s: float) -> None:
         self._endpoints = endpoints
         self._identity = identity
         self._timeout_s = timeout_s
@@ -32,7 +32,11 @@ class AsyncClient:
 
     @classmethod
     def connect(
-        cls, endpoint: str | Sequence[str], *, identity: Identity | None = None, timeout_s: float = TIMEOUT_S
+        cls,
+        endpoint: str | Sequence[str],
+        *,
+        identity: Identity | TokenIdentity | None = None,
+        timeout_s: float = TIMEOUT_S,
     ) -> Self:
         """Return a client. Nothing is sent before the first call. Raises ConfigInvalid."""
         channel_credentials(identity)

@@ -1,8 +1,9 @@
-"""Who the caller is towards the broker: a client certificate with its key, and the CA that the broker's is from."""
+"""Who the caller is towards the broker: a client certificate with its key, or an identity token."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -36,11 +37,68 @@ class Identity:
         return grpc.ssl_channel_credentials(root_certificates=ca, private_key=key, certificate_chain=certificate)
 
 
-def channel_credentials(identity: Identity | None) -> grpc.ChannelCredentials:
+@dataclass(frozen=True, slots=True)
+class TokenIdentity:
+    """A token of an identity provider that the policy knows, for the broker's login door.
+
+    `token` is the text itself, or what returns it; `file` holds it: either is asked anew at each call, because
+    such tokens live for minutes. `ca`: as in Identity; None: the system's CAs.
+    """
+
+    token: str | Callable[[], str] | None = field(default=None, repr=False)
+    file: str | Path | None = None
+    ca: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.token is None) == (self.file is None):
+            raise ConfigInvalid("identity", ("needs token or file, one of the two",))
+
+    def text(self) -> str:
+        """Return the token as it is now. Raises ConfigInvalid."""
+        if callable(self.token):
+            return self.token()
+        if self.token is not None:
+            return self.token
+        assert self.file is not None  # noqa: S101 - one of the two is there
+        try:
+            return Path(self.file).read_text(encoding="ascii").strip()
+        except (OSError, UnicodeError):
+            raise ConfigInvalid("identity", (f"token {self.file}: cannot be read",)) from None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Return credentials for TLS without a certificate, and the token with each call.
+
+        Raises:
+            ConfigInvalid: The CA or the token cannot be read.
+        """
+        self.text()
+        try:
+            ca = None if self.ca is None else Path(self.ca).read_bytes()
+        except OSError as bad:
+            raise ConfigInvalid("identity", (f"ca {self.ca}: {bad.strerror or 'cannot be read'}",)) from bad
+        calls = grpc.metadata_call_credentials(_Bearer(self.text), "identity token")
+        return grpc.composite_channel_credentials(grpc.ssl_channel_credentials(root_certificates=ca), calls)
+
+
+class _Bearer(grpc.AuthMetadataPlugin):
+    """Puts the token into each call's metadata; gRPC does so only on encrypted channels."""
+
+    def __init__(self, text: Callable[[], str]) -> None:
+        self._text = text
+
+    def __call__(self, context: Any, callback: Any) -> None:
+        del context
+        try:
+            callback((("authorization", f"Bearer {self._text()}"),), None)
+        except Exception as problem:  # noqa: BLE001 - whatever it is, the call must end with it
+            callback((), problem)
+
+
+def channel_credentials(identity: Identity | TokenIdentity | None) -> grpc.ChannelCredentials:
     """Return credentials for `identity`; without one, TLS by the system's CAs. There is no plaintext.
 
     Raises:
-        ConfigInvalid: As `Identity.credentials`.
+        ConfigInvalid: As the identity's `credentials`.
     """
     return grpc.ssl_channel_credentials() if identity is None else identity.credentials()
 

@@ -10,6 +10,7 @@ from broker.edge.cli.blocks import reinstate, revocations
 from broker.edge.cli.completing import completion
 from broker.edge.cli.drilling import drill
 from broker.edge.cli.listening import verifiers
+from broker.edge.cli.logging_in import login, logout
 from broker.edge.cli.minting import explain
 from broker.edge.cli.policies import Validate, policy_group
 from broker.edge.cli.program import NAME, Program
@@ -53,6 +54,7 @@ def _program(validate: Validate | None) -> Program:
     policy = policy_group(validate)
     for command in (
         *(token, run, policy, explain, revoke, reinstate, revocations),
+        *(login, logout),
         *(verifiers, drill, audit, status, trust, completion),
     ):
         program.add_command(command)

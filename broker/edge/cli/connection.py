@@ -12,10 +12,11 @@ from typing import Any
 import grpc
 from cryptography import x509
 
-from broker.edge.cli.context import Context, context_path, read_context
+from broker.edge.cli.context import Context, Login, context_path, read_context
+from broker.edge.cli.kept_login import KeptLogin, login_path, read_login
 from broker.edge.cli.problems import Misused, TimedOut, Unusable
 from broker.sdk.failures import Unreachable, failure_of
-from broker.sdk.identity import Identity
+from broker.sdk.identity import Identity, TokenIdentity
 from broker.v1 import (
     drills_pb2_grpc,
     policy_pb2_grpc,
@@ -31,6 +32,16 @@ _OPTIONS = (("grpc.max_receive_message_length", 96 << 20),)
 
 Choose = Callable[[Context], Any]
 """Chooses the identity in the context that a command acts as."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoginPlace:
+    """Where somebody logs in: the broker's login door, and the provider."""
+
+    endpoint: str
+    issuer: str
+    client_id: str
+    issuer_ca: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +70,39 @@ class Settings:
         """Return the file with what to pin. Raises Unusable."""
         return self.trust or self.context().trust
 
+    def ca_or_none(self) -> Path | None:
+        """Return the CA of the broker's certificate, or None: the system's CAs."""
+        if self.ca is not None:
+            return self.ca
+        context = self._context_or_none()
+        return None if context is None else context.ca
+
+    def login_file(self) -> Path:
+        """Return where a login is kept."""
+        return login_path(self.context_file or context_path(self.environment))
+
+    def where_to_log_in(self, given: Login) -> LoginPlace:
+        """Return where to log in: what is `given`, and for the rest what the context says. Raises Misused."""
+        context = self._context_or_none()
+        known = Login() if context is None else context.login
+        endpoint, issuer, client_id = (
+            getattr(given, name) or getattr(known, name) for name in ("endpoint", "issuer", "client_id")
+        )
+        for option, value in (("--login-endpoint", endpoint), ("--issuer", issuer), ("--client-id", client_id)):
+            if value is None:
+                raise Misused(f"{option} is needed", hint=f"give {option}, or put it into the context file under login")
+        return LoginPlace(endpoint, issuer, client_id, given.issuer_ca or known.issuer_ca)
+
+    def _context_or_none(self) -> Context | None:
+        path = self.context_file or context_path(self.environment)
+        return read_context(path) if self.context_file is not None or path.exists() else None
+
+    def _login(self) -> KeptLogin | None:
+        """Return the login to act as: one that there is, unless a certificate was asked for. Raises Unusable."""
+        if self.cert is not None or self.key is not None or self.name is not None:
+            return None
+        return read_login(self.login_file())
+
     def identity(self, choose: Choose) -> Identity:
         """Return who to be: `--cert` and `--cert-key`, or `--as`, or what `choose` takes from the context.
 
@@ -78,8 +122,14 @@ class Settings:
 
     @contextmanager
     def connect(self, choose: Choose) -> Iterator["Broker"]:
-        """Yield the broker, as the identity chosen; nothing is sent before the first call."""
-        address, identity = self.address(), self.identity(choose)
+        """Yield the broker, as who is logged in, else as the identity chosen; nothing is sent before the first call."""
+        login = self._login()
+        address: str
+        identity: Identity | TokenIdentity
+        if login is not None:
+            address, identity = self.endpoint or login.endpoint, login.identity(datetime.now(UTC))
+        else:
+            address, identity = self.address(), self.identity(choose)
         credentials = identity.credentials()
         try:
             channel = grpc.secure_channel(address, credentials, options=_OPTIONS)
@@ -92,7 +142,9 @@ class Settings:
 class Broker:
     """The broker's services over one channel."""
 
-    def __init__(self, channel: grpc.Channel, address: str, identity: Identity, deadline_s: int) -> None:
+    def __init__(
+        self, channel: grpc.Channel, address: str, identity: Identity | TokenIdentity, deadline_s: int
+    ) -> None:
         self._channel = channel
         self._address = address
         self._identity = identity
@@ -172,6 +224,10 @@ class Broker:
 
     def _advice(self) -> str:
         """Say what to look at. TLS 1.3 does not tell a client why its certificate was refused, so look here."""
+        if isinstance(self._identity, TokenIdentity):
+            return (
+                "check that it runs, that this is its login door, and that its certificate is from the CA of the login"
+            )
         try:
             certificate = x509.load_pem_x509_certificate(Path(self._identity.certificate).read_bytes())
         except (OSError, ValueError):

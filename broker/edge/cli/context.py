@@ -109,7 +109,7 @@ def read_context(path: Path) -> Context:
     try:
         with path.open(encoding="utf-8") as file:
             # Of the open file, so that it cannot be exchanged after the check.
-            _must_be_private(path, os.fstat(file.fileno()))
+            must_be_private(path, os.fstat(file.fileno()))
             unverified = json.load(file)
         return _parsed(unverified, path.absolute().parent)
     except FileNotFoundError as missing:
@@ -119,7 +119,8 @@ def read_context(path: Path) -> Context:
         raise Unusable(f"{path}: {what}", reason="CONTEXT", hint=_HINT) from bad
 
 
-def _must_be_private(path: Path, status: os.stat_result) -> None:
+def must_be_private(path: Path, status: os.stat_result) -> None:
+    """Refuse a file that others may read or write, or that another user owns. Raises Unusable."""
     mode = stat.S_IMODE(status.st_mode)
     if mode & _OTHERS:
         raise Unusable(

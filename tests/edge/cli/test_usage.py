@@ -41,6 +41,8 @@ LEAVES = [
 def test_the_commands_are_those_of_the_design() -> None:
     assert {" ".join(path) for path, _ in LEAVES} == {
         "dev",
+        "login",
+        "logout",
         "serve",
         "policy validate",
         "policy plan",
