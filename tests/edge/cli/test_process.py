@@ -154,7 +154,7 @@ def test_the_command_line_loads_no_server_code() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     ours = {name for name in loaded if name.startswith("broker.")}
     rooms = {".".join(name.split(".")[:2]) for name in ours}
-    assert rooms == {"broker.edge", "broker.errors", "broker.sdk", "broker.token", "broker.v1"}
+    assert rooms == {"broker.edge", "broker.errors", "broker.https", "broker.sdk", "broker.token", "broker.v1"}
     assert {
         name for name in ours if name.startswith("broker.edge.") and not name.startswith("broker.edge.cli")
     } == set()
