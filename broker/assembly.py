@@ -44,6 +44,7 @@ from broker.edge.grpc.tokens import TokenService
 from broker.edge.http.app import make_app
 from broker.errors import ConfigInvalid, Failure, SignerUnavailable
 from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry
+from broker.publishing import Log, LogParts
 from broker.service.apply_policy import ApplyPolicy
 from broker.service.calling import Caller
 from broker.service.canary import Canaries
@@ -99,6 +100,7 @@ class Parts:
     max_run: timedelta
     clock: SystemClock
     meter: PrometheusMeter
+    log: LogParts
     outside: Outside = field(default_factory=Outside)
     # Why the home of the keys cannot be asked now, or nothing.
     key_home_problem: Callable[[], str] = str
@@ -128,6 +130,7 @@ class Broker:
             on_group=meter.appended,
             on_fatal=self._fail,
         )
+        self.log = Log(self.ledger, parts.log, clock, self._fail)
         self._is_new = self.ledger.head().size == 1
         self._compare_clocks()
         # Planned, applied and then read: the same letters are parsed once.
@@ -200,6 +203,7 @@ class Broker:
             asyncio.create_task(drilling.run()),
             asyncio.create_task(receiving.run()),
             asyncio.create_task(Lapsing(Lapses(self.ledger, self._revocations(), clock)).run()),
+            asyncio.create_task(self.log.run()),
             asyncio.create_task(self._look_after(healths)),
             *([asyncio.create_task(http.serve([http_socket]))] if http is not None and http_socket is not None else []),
         ]
@@ -279,7 +283,7 @@ class Broker:
             except SignerUnavailable as failure:
                 stopping.append(failure.message)
         # Minting goes on while the keys last; people should know before they end.
-        passing = [self._parts.key_home_problem(), self.signer.problem, *self.identities.problems()]
+        passing = [self._parts.key_home_problem(), self.signer.problem, *self.identities.problems(), *self.log.problems]
         if self._keep is not None:
             passing += self._keep.problems
         stops = tuple(text for text in stopping if text)
@@ -343,8 +347,10 @@ class Broker:
                 ForgetVerifier(self.ledger, keeper, list_verifiers, clock),
                 self.ledger.roster,
                 drilling,
+                self.log.trust,
             ),
             drills=DrillService(drilling),
+            ledger=self.log.service,
         )
         self.policies.watch(lambda _in_force: self.signer.wake())
         bound = bound_server(self._doors, lambda papers, listen: make_server(services, outermost, papers, listen))
@@ -381,6 +387,7 @@ class Broker:
             publisher.certificates,
             self._parts.meter.render,
             lambda: publisher.head is not None and self._fatal is None,
+            self.log.pages.routes(),
         )
         return http_server(self._doors, app)
 

@@ -120,6 +120,19 @@ class LimitSettings(_Section):
     max_run_s: Annotated[int, Field(ge=60, le=31_536_000)] = 2_592_000
 
 
+class LedgerSettings(_Section):
+    """How the ledger is published as a log: under which name, and where its checkpoints go.
+
+    `name` begins the origin of checkpoints, like ledger.example/eval. Entries tell who used what: the HTTP door
+    shows them to anybody only with `publish_entries`.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*[A-Za-z0-9]$")] = "credential-broker"
+    publish_entries: bool = False
+    checkpoint_file: Path | None = None
+    checkpoint_command: tuple[_Text, ...] = ()
+
+
 class LogSettings(_Section):
     """What is logged, to standard error."""
 
@@ -136,6 +149,7 @@ class Settings(_Section):
     vault: VaultSettings | None = None
     limits: LimitSettings = LimitSettings()
     identity: IdentitySettings = IdentitySettings()
+    ledger: LedgerSettings = LedgerSettings()
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")

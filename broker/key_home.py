@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
 
+from broker.adapters.checkpoint_keys import LocalCheckpointKey, VaultCheckpointKey
 from broker.adapters.key_rotation import MakeKey
 from broker.adapters.local_root import LocalRoot
 from broker.adapters.memory_signer import make_memory_key
@@ -18,6 +19,7 @@ from broker.config import Settings, VaultSettings
 from broker.errors import ConfigInvalid, SignerUnavailable
 from broker.service.metering import Meter
 from broker.service.ports import Clock, Root
+from broker.service.tree_ports import CheckpointSigner
 
 
 def _nothing() -> None:
@@ -29,6 +31,7 @@ class KeyHome:
     """The parts that differ. `problem` says why the home cannot be asked now, or nothing."""
 
     root: Root
+    checkpoints: CheckpointSigner
     make: MakeKey
     signs_in_memory: bool
     problem: Callable[[], str] = str
@@ -61,7 +64,10 @@ def _local(settings: Settings) -> KeyHome:
         passphrase = file.read_bytes().strip()
     except OSError as problem:
         raise SignerUnavailable(f"keys.passphrase_file: {file} cannot be read: {problem.strerror}") from problem
-    return KeyHome(LocalRoot(settings.server.data_dir / "keys", passphrase), make_memory_key, signs_in_memory=True)
+    folder = settings.server.data_dir / "keys"
+    return KeyHome(
+        LocalRoot(folder, passphrase), LocalCheckpointKey(folder, passphrase), make_memory_key, signs_in_memory=True
+    )
 
 
 def _in_vault(vault: VaultSettings, clock: Clock, meter: Meter, *, with_token_keys: bool) -> KeyHome:
@@ -71,16 +77,19 @@ def _in_vault(vault: VaultSettings, clock: Clock, meter: Meter, *, with_token_ke
     session = VaultSession(server, _login(vault), clock, meter)
     keys = TransitKeys(session, meter, mount=vault.transit_mount)
     root = VaultRoot(keys, key_name=vault.key_name)
+    checkpoints = VaultCheckpointKey(session, clock, mount=vault.transit_mount, key_name=vault.key_name)
     session.start()
     if not with_token_keys:
-        return KeyHome(root, make_memory_key, signs_in_memory=True, problem=session.problem, close=session.close)
+        return KeyHome(
+            root, checkpoints, make_memory_key, signs_in_memory=True, problem=session.problem, close=session.close
+        )
     transit = TransitSigner(keys, clock, key_name=vault.key_name + TOKENS_SUFFIX)
 
     def close() -> None:
         transit.close()
         session.close()
 
-    return KeyHome(root, transit.make, signs_in_memory=False, problem=session.problem, close=close)
+    return KeyHome(root, checkpoints, transit.make, signs_in_memory=False, problem=session.problem, close=close)
 
 
 def _login(vault: VaultSettings) -> Login:

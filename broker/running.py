@@ -10,10 +10,12 @@ from datetime import timedelta
 from pathlib import Path
 
 from broker import demo
+from broker.adapters.checkpoint_keys import LocalCheckpointKey
 from broker.adapters.clock import SystemClock
 from broker.adapters.identity_tokens import Outside
+from broker.adapters.key_files import write_secret
 from broker.adapters.key_rotation import Lifetimes
-from broker.adapters.local_root import LocalRoot, write_secret
+from broker.adapters.local_root import LocalRoot
 from broker.adapters.logs import set_up_logs
 from broker.adapters.memory_signer import make_memory_key
 from broker.adapters.metrics import PrometheusMeter
@@ -26,12 +28,14 @@ from broker.edge.cli.context import Context, Identity, Login, context_path, writ
 from broker.errors import ConfigInvalid, Failure, StoreUnavailable
 from broker.https import Reach
 from broker.key_home import KeyHome, open_key_home
+from broker.publishing import LogParts
 from broker.sdk import Verifier
 from broker.service.runs import DEFAULT_MAX_LIFE
 from broker.token.keys import render_trust
 
 EXIT_DONE, EXIT_FAILED = 0, 1
 DEV_HEADROOM_BYTES = 4 << 20
+CHECKPOINT_FILE = "checkpoint"
 MIB = 1 << 20
 
 
@@ -149,6 +153,13 @@ def _dev_parts(data: Path) -> Parts:
         max_run=DEFAULT_MAX_LIFE,
         clock=SystemClock(),
         meter=PrometheusMeter(),
+        # A demo's entries are for everybody to look at.
+        log=LogParts(
+            LocalCheckpointKey(keys, _passphrase(keys / "passphrase")),
+            name="broker.dev.example",
+            publishes_entries=True,
+            file=data / CHECKPOINT_FILE,
+        ),
         # Whoever tries it has the identity provider on the same machine.
         outside=Outside(Reach(private=None)),
     )
@@ -163,7 +174,7 @@ def _passphrase(path: Path) -> bytes:
 
 
 def _show(broker: Broker, papers: demo.Papers, data: Path, *, once: bool) -> None:
-    trust = render_trust(broker.signer.roots(realm) for realm in demo.REALMS)
+    trust = render_trust((broker.signer.roots(realm) for realm in demo.REALMS), broker.log.trust())
     demo.write_trust(papers.trust, trust)
     endpoint = f"127.0.0.1:{broker.port}"
     # The tour's broker is gone in a moment and must not change where the commands go.
@@ -271,6 +282,13 @@ def _serve_parts(settings: Settings, clock: SystemClock, meter: PrometheusMeter,
         max_run=timedelta(seconds=settings.limits.max_run_s),
         clock=clock,
         meter=meter,
+        log=LogParts(
+            home.checkpoints,
+            name=settings.ledger.name,
+            publishes_entries=settings.ledger.publish_entries,
+            file=settings.ledger.checkpoint_file or settings.server.data_dir / CHECKPOINT_FILE,
+            command=settings.ledger.checkpoint_command,
+        ),
         outside=Outside(
             Reach(frozenset(settings.identity.allow_private), settings.identity.ca_file),
             settings.identity.review_token_files,

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from broker.adapters.checkpoint_keys import LocalCheckpointKey
 from broker.adapters.clock import SystemClock
 from broker.adapters.key_rotation import Lifetimes
 from broker.adapters.local_root import LocalRoot
@@ -15,6 +16,7 @@ from broker.adapters.metrics import PrometheusMeter
 from broker.assembly import Broker, Parts
 from broker.doors import Doors
 from broker.key_home import KeyHome
+from broker.publishing import LogParts
 from tests.served import ADMIN, Served
 
 OpenHome = Callable[[SystemClock, PrometheusMeter], KeyHome]
@@ -74,7 +76,8 @@ class Embedded(Served):
             file.unlink()
 
     def _local_home(self, _clock: SystemClock, _meter: PrometheusMeter) -> KeyHome:
-        return KeyHome(LocalRoot(self.folder / "keys", b"a passphrase"), make_memory_key, signs_in_memory=True)
+        keys, secret = self.folder / "keys", b"a passphrase"
+        return KeyHome(LocalRoot(keys, secret), LocalCheckpointKey(keys, secret), make_memory_key, signs_in_memory=True)
 
     def _run(self, ready: threading.Event, stop: threading.Event) -> None:
         async def serve() -> None:
@@ -93,6 +96,7 @@ class Embedded(Served):
                 max_run=timedelta(days=30),
                 clock=clock,
                 meter=meter,
+                log=LogParts(home.checkpoints),
                 key_home_problem=home.problem,
             )
             papers = self.server

@@ -16,6 +16,7 @@ from broker.errors import Stale, Untrusted
 from broker.sdk import Identity, Verifier
 from broker.v1 import (
     drills_pb2_grpc,
+    ledger_pb2_grpc,
     policy_pb2,
     policy_pb2_grpc,
     revocations_pb2,
@@ -242,6 +243,9 @@ level = "debug"
 
     def drills(self, name: str = "admin") -> Any:
         return drills_pb2_grpc.DrillServiceStub(self.channel(name))
+
+    def ledger(self, name: str = "auditor") -> Any:
+        return ledger_pb2_grpc.LedgerServiceStub(self.channel(name))
 
     def apply(self, document: str) -> Any:
         answer = self.policies().ApplyPolicy(

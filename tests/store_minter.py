@@ -20,6 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from broker.adapters.checkpoint_keys import LocalCheckpointKey
 from broker.adapters.clock import SystemClock
 from broker.adapters.key_rotation import Lifetimes
 from broker.adapters.local_root import LocalRoot
@@ -30,6 +31,7 @@ from broker.domain.asking import Ask
 from broker.domain.policy import Role
 from broker.doors import Doors
 from broker.errors import PolicyMoved, SignerUnavailable, StoreUnavailable
+from broker.publishing import LogParts
 from broker.service.calling import Caller, CertificateProof, identify
 from broker.service.mint import Mint
 from broker.service.ports import RequestKey
@@ -69,6 +71,7 @@ class Doorless:
                 max_ttl=timedelta(days=1),
                 clock=clock,
                 meter=meter,
+                log=LogParts(LocalCheckpointKey(folder / "keys", b"a passphrase")),
             ),
             Doors("", None, NOWHERE, NOWHERE, NOWHERE),
         )

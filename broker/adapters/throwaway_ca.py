@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from broker.adapters.local_root import write_secret
+from broker.adapters.key_files import write_secret
 
 LIFETIME = timedelta(days=30)
 BACKDATE = timedelta(minutes=5)

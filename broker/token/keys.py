@@ -53,6 +53,15 @@ class RealmTrust:
 
 
 @dataclass(frozen=True, slots=True)
+class LogTrust:
+    """What a stranger pins to check the ledger: the log's origin, its keys and its witnesses', as vkeys."""
+
+    origin: str
+    keys: tuple[str, ...]
+    witnesses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TrustedKey:
     """A key that a root certified. Times are Unix seconds.
 
@@ -219,19 +228,18 @@ def compact_certificate(plain: Mapping[str, str]) -> str:
 
 
 def parse_trust(document: str) -> dict[str, RealmTrust]:
-    """Read a trust file: `{"realms": {NAME: {"issuer", "audience", "roots": [JWK, ...]}}}`.
+    """Read a trust file: `{"realms": {NAME: {"issuer", "audience", "roots": [JWK, ...]}}}`, perhaps with a `log`.
 
     Raises:
         Malformed: Anything else; a realm without roots, a key twice, two realms that share an issuer,
             an audience or a root (P8).
     """
-    # A lone surrogate goes in, for the strict decoder to refuse.
-    outer = strict_json(document.encode("utf-8", "surrogatepass"))
-    if not isinstance(outer, dict) or set(outer) != {"realms"} or not isinstance(outer["realms"], dict):
-        raise Malformed("a trust file must hold `realms`")
+    outer = _outer(document)
     trusts: dict[str, RealmTrust] = {}
     seen: set[str] = set()
-    for name, inner in outer["realms"].items():
+    realms = outer["realms"]
+    assert isinstance(realms, dict)  # noqa: S101 - just looked
+    for name, inner in realms.items():
         trust = _realm_trust(name, inner)
         marks = {f"iss {trust.issuer}", f"aud {trust.audience}", *(thumbprint(jwk) for jwk in trust.roots)}
         if len(marks) != len(trust.roots) + 2 or marks & seen:
@@ -239,6 +247,34 @@ def parse_trust(document: str) -> dict[str, RealmTrust]:
         seen |= marks
         trusts[name] = trust
     return trusts
+
+
+def parse_log_trust(document: str) -> LogTrust | None:
+    """Return what a trust file says of the log, or None: nothing. Raises Malformed as `parse_trust`."""
+    outer = _outer(document)
+    if "log" not in outer:
+        return None
+    inner = outer["log"]
+    if not isinstance(inner, dict) or set(inner) != {"origin", "keys", "witnesses"}:
+        raise Malformed("the log must have exactly origin, keys and witnesses")
+    lists = (inner["keys"], inner["witnesses"])
+    if not isinstance(inner["origin"], str) or not all(
+        isinstance(keys, list) and all(isinstance(key, str) for key in keys) for keys in lists
+    ):
+        raise Malformed("the log's origin must be text, its keys and witnesses lists of text")
+    if not inner["origin"] or not inner["keys"]:
+        raise Malformed("the log must have an origin and at least one key")
+    return LogTrust(inner["origin"], tuple(inner["keys"]), tuple(inner["witnesses"]))
+
+
+def _outer(document: str) -> dict[str, object]:
+    # A lone surrogate goes in, for the strict decoder to refuse.
+    outer = strict_json(document.encode("utf-8", "surrogatepass"))
+    if not isinstance(outer, dict) or not {"realms"} <= set(outer) <= {"realms", "log"}:
+        raise Malformed("a trust file must hold `realms`")
+    if not isinstance(outer["realms"], dict):
+        raise Malformed("a trust file's `realms` must be an object")
+    return outer
 
 
 def _realm_trust(name: str, inner: object) -> RealmTrust:
@@ -260,8 +296,8 @@ def _realm_trust(name: str, inner: object) -> RealmTrust:
     return RealmTrust(name, issuer, audience, tuple(roots))
 
 
-def render_trust(trusts: Iterable[RealmTrust]) -> str:
-    """Write a trust file; `parse_trust` is its inverse."""
+def render_trust(trusts: Iterable[RealmTrust], log: LogTrust | None = None) -> str:
+    """Write a trust file; `parse_trust` and `parse_log_trust` are its inverse."""
     realms = {
         trust.realm: {
             "issuer": trust.issuer,
@@ -270,4 +306,7 @@ def render_trust(trusts: Iterable[RealmTrust]) -> str:
         }
         for trust in trusts
     }
-    return json.dumps({"realms": realms}, indent=2, sort_keys=True) + "\n"
+    outer: dict[str, object] = {"realms": realms}
+    if log is not None:
+        outer["log"] = {"origin": log.origin, "keys": list(log.keys), "witnesses": list(log.witnesses)}
+    return json.dumps(outer, indent=2, sort_keys=True) + "\n"

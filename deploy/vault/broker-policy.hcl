@@ -11,6 +11,16 @@ path "@MOUNT@/sign/@KEY@/sha2-256" {
   capabilities = ["update"]
 }
 
+# @LOG@
+# The log's key, in the same way: its public half, and signatures of checkpoints, which are Ed25519.
+path "@MOUNT@/keys/@KEY@" {
+  capabilities = ["read"]
+}
+
+path "@MOUNT@/sign/@KEY@" {
+  capabilities = ["update"]
+}
+
 # @ONCE@
 # Its own token: see whether it is good, renew it, give it back at the end.
 path "auth/token/lookup-self" {

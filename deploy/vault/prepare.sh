@@ -1,5 +1,5 @@
 #!/bin/sh
-# Prepares Vault (OpenBao) for a broker: transit keys for each realm, the policy, an AppRole.
+# Prepares Vault (OpenBao) for a broker: transit keys for each realm and for the log, the policy, an AppRole.
 #
 #   BAO_ADDR=https://vault:8200 BAO_TOKEN=... deploy/vault/prepare.sh [-o FOLDER] [-t] REALM...
 #
@@ -45,6 +45,9 @@ for realm in "$@"; do
   [ "$with_token_keys" = no ] || keys="$keys broker-$realm-tokens"
 done
 
+# No realm can be called so.
+log_key=broker-_checkpoints
+
 umask 077
 mkdir -p -- "$folder"
 work=$(mktemp -d)
@@ -60,14 +63,18 @@ mounted sys/mounts "$MOUNT" transit || "$BAO" secrets enable -path="$MOUNT" tran
 mounted sys/auth approle approle || "$BAO" auth enable approle >/dev/null
 
 once=$(grep -n '^# @ONCE@$' "$here/broker-policy.hcl" | cut -d: -f1)
+at_log=$(grep -n '^# @LOG@$' "$here/broker-policy.hcl" | cut -d: -f1)
 : >"$work/policy.hcl"
-for key in $keys; do
+for key in $keys $log_key; do
+  type=ecdsa-p256 first=1 last=$((at_log - 1))
+  # The log's key signs checkpoints with Ed25519.
+  [ "$key" != "$log_key" ] || { type=ed25519 first=$((at_log + 1)) last=$((once - 1)); }
   "$BAO" read "$MOUNT/keys/$key" >/dev/null 2>&1 ||
-    "$BAO" write "$MOUNT/keys/$key" type=ecdsa-p256 exportable=false allow_plaintext_backup=false derived=false >/dev/null
+    "$BAO" write "$MOUNT/keys/$key" type=$type exportable=false allow_plaintext_backup=false derived=false >/dev/null
   for property in exportable allow_plaintext_backup; do
     [ "$("$BAO" read -field=$property "$MOUNT/keys/$key")" = false ] || fail "the key $key exists and is $property"
   done
-  head -n "$((once - 1))" "$here/broker-policy.hcl" | sed -e "s|@MOUNT@|$MOUNT|g" -e "s|@KEY@|$key|g" >>"$work/policy.hcl"
+  sed -n "${first},${last}p" "$here/broker-policy.hcl" | sed -e "s|@MOUNT@|$MOUNT|g" -e "s|@KEY@|$key|g" >>"$work/policy.hcl"
 done
 tail -n "+$((once + 1))" "$here/broker-policy.hcl" >>"$work/policy.hcl"
 
@@ -82,4 +89,4 @@ for name in role_id secret_id; do
   cp -- "$work/$name" "$folder/.$name.new"
   mv -- "$folder/.$name.new" "$folder/$name"
 done
-printf 'prepared:%s; role_id and secret_id are in %s\n' "$keys" "$folder"
+printf 'prepared:%s %s; role_id and secret_id are in %s\n' "$keys" "$log_key" "$folder"

@@ -7,6 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from broker.adapters.checkpoint_keys import VaultCheckpointKey
 from broker.adapters.clock import SystemClock
 from broker.adapters.key_rotation import Lifetimes
 from broker.adapters.memory_signer import make_memory_key
@@ -36,7 +37,10 @@ def served(sealed_vault: OpenBao, sealed_login: AppRoleLogin, tmp_path: Path) ->
         session = VaultSession(sealed_vault.server(), sealed_login, clock, meter)
         session.start()
         root = VaultRoot(TransitKeys(session, meter))
-        return KeyHome(root, make_memory_key, signs_in_memory=True, problem=session.problem, close=session.close)
+        checkpoints = VaultCheckpointKey(session, clock, mount="transit", key_name="broker-{realm}")
+        return KeyHome(
+            root, checkpoints, make_memory_key, signs_in_memory=True, problem=session.problem, close=session.close
+        )
 
     lifetimes = Lifetimes(token=timedelta(seconds=TOKEN_S), feed=timedelta(seconds=FEED_S))
     with Embedded(tmp_path, lifetimes=lifetimes, open_home=open_home) as served:

@@ -17,6 +17,7 @@ from broker.v1 import (
     drills_pb2,
     feed_pb2,
     feed_pb2_grpc,
+    ledger_pb2,
     policy_pb2,
     revocations_pb2,
     runs_pb2,
@@ -121,6 +122,10 @@ MAY = {
     "DrillService/Drill": {"admin", "operator"},
     "DrillService/ScheduleDrills": {"admin", "operator"},
     "DrillService/ListDrills": {"admin", "operator", "auditor"},
+    "LedgerService/GetCheckpoint": ANY,
+    "LedgerService/ProveInclusion": {"admin", "auditor"},
+    "LedgerService/ProveConsistency": {"admin", "auditor"},
+    "LedgerService/GetEntries": {"admin", "auditor"},
 }
 # A call that is right in every way but, perhaps, for who makes it.
 CALLS = {
@@ -189,6 +194,12 @@ CALLS = {
     ),
     "DrillService/ListDrills": lambda s, n: s.drills(n).ListDrills(drills_pb2.ListDrillsRequest()),
     "StatusService/GetTrust": lambda s, n: s.status(n).GetTrust(status_pb2.GetTrustRequest()),
+    "LedgerService/GetCheckpoint": lambda s, n: s.ledger(n).GetCheckpoint(ledger_pb2.GetCheckpointRequest()),
+    "LedgerService/ProveInclusion": lambda s, n: s.ledger(n).ProveInclusion(ledger_pb2.ProveInclusionRequest()),
+    "LedgerService/ProveConsistency": lambda s, n: s.ledger(n).ProveConsistency(
+        ledger_pb2.ProveConsistencyRequest(old_size=1)
+    ),
+    "LedgerService/GetEntries": lambda s, n: s.ledger(n).GetEntries(ledger_pb2.GetEntriesRequest(limit=1)),
 }
 WHO = {
     "admin": "admin",
@@ -392,12 +403,23 @@ def test_b20_a_caller_of_one_partner_can_neither_act_for_nor_see_another(served)
             )
         ],
         "DrillService/ListDrills": [lambda s: s.drills("globex").ListDrills(drills_pb2.ListDrillsRequest())],
+        "LedgerService/ProveInclusion": [
+            lambda s, index=index: s.ledger("globex").ProveInclusion(ledger_pb2.ProveInclusionRequest(index=index))
+            for index in (0, mine.index, 2**40)
+        ],
+        "LedgerService/ProveConsistency": [
+            lambda s: s.ledger("globex").ProveConsistency(ledger_pb2.ProveConsistencyRequest(old_size=1))
+        ],
+        "LedgerService/GetEntries": [
+            lambda s, index=index: s.ledger("globex").GetEntries(ledger_pb2.GetEntriesRequest(start=index, limit=1))
+            for index in (0, mine.index)
+        ],
         "FeedService/Listen": [
             lambda s, realm=realm: listen(s, "globex", realm) for realm in ("evaluation", "research")
         ],
     }
-    # What shows no partner is left out: roots are public.
-    assert set(walks) == every_method() - {"StatusService/GetTrust"}
+    # What shows no partner is left out: roots and checkpoints are public.
+    assert set(walks) == every_method() - {"StatusService/GetTrust", "LedgerService/GetCheckpoint"}
     size = settled_head(served.status())
     for name, calls in walks.items():
         for call in calls:

@@ -14,6 +14,7 @@ from broker.edge.cli.logging_in import login, logout
 from broker.edge.cli.minting import explain
 from broker.edge.cli.policies import Validate, policy_group
 from broker.edge.cli.program import NAME, Program
+from broker.edge.cli.proving import checkpoint, prove
 from broker.edge.cli.revoking import revoke
 from broker.edge.cli.runs import run
 from broker.edge.cli.serving import Dev, Serve, dev_command, serve_command
@@ -21,6 +22,9 @@ from broker.edge.cli.state import status, trust
 from broker.edge.cli.tokens import token
 
 __all__ = ["cli_with", "main"]
+
+for one in (checkpoint, prove):
+    audit.add_command(one)
 
 
 _HELP = "Hand out credentials for restricted AI models, and revoke them everywhere."

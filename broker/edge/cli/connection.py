@@ -19,6 +19,7 @@ from broker.sdk.failures import Unreachable, failure_of
 from broker.sdk.identity import Identity, TokenIdentity
 from broker.v1 import (
     drills_pb2_grpc,
+    ledger_pb2_grpc,
     policy_pb2_grpc,
     revocations_pb2_grpc,
     runs_pb2_grpc,
@@ -179,6 +180,11 @@ class Broker:
     def drills(self) -> Any:
         """DrillService."""
         return drills_pb2_grpc.DrillServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    @property
+    def ledger(self) -> Any:
+        """LedgerService."""
+        return ledger_pb2_grpc.LedgerServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def call(self, method: Any, request: Any) -> Any:
         """Call and return the answer.

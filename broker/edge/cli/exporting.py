@@ -1,4 +1,4 @@
-"""The file of a completion: written in one step, never over another file unless told to."""
+"""The file of a completion or a proof: written in one step, never over another file unless told to."""
 
 import os
 import secrets
@@ -28,11 +28,22 @@ def export(statements: Iterable[str], path: Path, *, force: bool) -> None:
         Misused: The file is there already, and `force` is false.
         Unusable: It cannot be written.
     """
+    document = "".join(f"{statement}\n" for statement in statements)
+    write_new(document.encode("ascii"), path, force=force, hint="the completion is kept by the broker, too")
+
+
+def write_new(data: bytes, path: Path, *, force: bool, hint: str) -> None:
+    """Write a file: all of it or nothing. `hint` says what to do if it cannot be written.
+
+    Raises:
+        Misused: The file is there already, and `force` is false.
+        Unusable: It cannot be written.
+    """
     partial = path.with_name(f".{secrets.token_hex(8)}.partial")
     try:
         # Never over, or through, what somebody else put there.
-        with partial.open("x", encoding="ascii", newline="\n") as file:
-            file.writelines(f"{statement}\n" for statement in statements)
+        with partial.open("xb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         if force:
@@ -43,9 +54,7 @@ def export(statements: Iterable[str], path: Path, *, force: bool) -> None:
     except FileExistsError as taken:
         raise _taken(path) from taken
     except OSError as bad:
-        raise Unusable(
-            f"{path}: {bad.strerror or bad}", reason="FILE", hint="the completion is kept by the broker, too"
-        ) from bad
+        raise Unusable(f"{path}: {bad.strerror or bad}", reason="FILE", hint=hint) from bad
     finally:
         # What went wrong before is told, not that there is nothing to remove.
         with suppress(OSError):

@@ -9,6 +9,7 @@ from grpc_reflection.v1alpha import reflection
 
 from broker.edge.grpc.drills import DrillService
 from broker.edge.grpc.feed import FeedService
+from broker.edge.grpc.ledger import LedgerService
 from broker.edge.grpc.outermost import Outermost
 from broker.edge.grpc.policy import PolicyService
 from broker.edge.grpc.revocations import RevocationService
@@ -19,6 +20,8 @@ from broker.v1 import (
     drills_pb2,
     drills_pb2_grpc,
     feed_pb2,
+    ledger_pb2,
+    ledger_pb2_grpc,
     policy_pb2,
     policy_pb2_grpc,
     revocations_pb2,
@@ -64,6 +67,7 @@ class Services:
     policy: PolicyService
     status: StatusService
     drills: DrillService
+    ledger: LedgerService
 
 
 def make_server(
@@ -85,6 +89,7 @@ def make_server(
             (policy_pb2, "PolicyService"),
             (status_pb2, "StatusService"),
             (drills_pb2, "DrillService"),
+            (ledger_pb2, "LedgerService"),
         )
     ]
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
@@ -113,6 +118,7 @@ def _add(services: Services, server: grpc.aio.Server) -> None:
     policy_pb2_grpc.add_PolicyServiceServicer_to_server(services.policy, server)
     status_pb2_grpc.add_StatusServiceServicer_to_server(services.status, server)
     drills_pb2_grpc.add_DrillServiceServicer_to_server(services.drills, server)
+    ledger_pb2_grpc.add_LedgerServiceServicer_to_server(services.ledger, server)
 
 
 async def set_health(healths: HealthServicer, *, minting: bool, storing: bool) -> None:

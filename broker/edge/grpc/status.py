@@ -21,7 +21,7 @@ from broker.service.ports import Clock, Ledger, Signer
 from broker.service.proof_ports import Roster, Sighting
 from broker.service.verifiers import ForgetVerifier, Listed, ListVerifiers
 from broker.token.identifiers import identifier
-from broker.token.keys import Purpose, render_trust
+from broker.token.keys import LogTrust, Purpose, render_trust
 from broker.v1 import status_pb2 as pb
 from broker.v1 import status_pb2_grpc
 
@@ -52,7 +52,9 @@ class StatusService(status_pb2_grpc.StatusServiceServicer):
         forget_verifier: ForgetVerifier,
         roster: Roster,
         drilling: Drilling,
+        log_trust: Callable[[], LogTrust | None],
     ) -> None:
+        self._log_trust = log_trust
         self._ledger = ledger
         self._policies = policies
         self._signer = signer
@@ -137,7 +139,9 @@ class StatusService(status_pb2_grpc.StatusServiceServicer):
             if wanted not in realms or caller.realm not in (None, wanted):
                 raise NotFound("there is no such realm for you", hint="name one that the policy gives to you, or none")
             realms = [wanted]
-        return pb.GetTrustResponse(document=render_trust(self._signer.roots(realm) for realm in realms))
+        # The log is of all realms: a verifier needs nothing of it.
+        log = await asyncio.to_thread(self._log_trust) if wanted is None else None
+        return pb.GetTrustResponse(document=render_trust((self._signer.roots(realm) for realm in realms), log))
 
     def _last_parts(self, realms: Sequence[str]) -> Mapping[str, Mapping[str, tuple[DrillResult, Drilled]]]:
         return {realm: self._drilling.book.last_parts(realm) for realm in realms}

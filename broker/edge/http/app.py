@@ -1,4 +1,4 @@
-"""Key sets, metrics and liveness over HTTP; nothing here changes anything."""
+"""Key sets, the log, metrics and liveness over HTTP; nothing here changes anything."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -17,7 +17,11 @@ Certificates = Callable[[str], Sequence[CertificateRecord]]
 
 
 def make_app(
-    policies: Policies, certificates: Certificates, metrics: Callable[[], bytes], is_live: Callable[[], bool]
+    policies: Policies,
+    certificates: Certificates,
+    metrics: Callable[[], bytes],
+    is_live: Callable[[], bool],
+    log_pages: Sequence[Route] = (),
 ) -> Starlette:
     """Return the ASGI application."""
 
@@ -44,6 +48,7 @@ def make_app(
             Route("/realms/{realm}/jwks.json", jwks),
             Route("/metrics", metrics_page),
             Route("/healthz", health),
+            *log_pages,
         ]
     )
 

@@ -15,6 +15,7 @@ from broker.errors import Failure
 from broker.v1 import (
     drills_pb2_grpc,
     feed_pb2_grpc,
+    ledger_pb2_grpc,
     policy_pb2_grpc,
     revocations_pb2_grpc,
     runs_pb2_grpc,
@@ -31,6 +32,7 @@ SERVICERS = (
     (policy_pb2_grpc.PolicyServiceServicer, policy_pb2_grpc.add_PolicyServiceServicer_to_server),
     (status_pb2_grpc.StatusServiceServicer, status_pb2_grpc.add_StatusServiceServicer_to_server),
     (drills_pb2_grpc.DrillServiceServicer, drills_pb2_grpc.add_DrillServiceServicer_to_server),
+    (ledger_pb2_grpc.LedgerServiceServicer, ledger_pb2_grpc.add_LedgerServiceServicer_to_server),
 )
 STREAMING = {"Revoke", "RevokeTokens", "GetRevocation", "Drill"}
 

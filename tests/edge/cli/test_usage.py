@@ -68,6 +68,8 @@ def test_the_commands_are_those_of_the_design() -> None:
         "drill",
         "drill history",
         "audit verify-completion",
+        "audit checkpoint",
+        "audit prove",
         "status",
         "trust",
         "completion",

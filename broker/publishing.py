@@ -1,0 +1,84 @@
+"""Put the log together: what publishes checkpoints, proves entries, and finds at the start that the past is gone."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from broker.adapters.checkpoint_destinations import CheckpointCommand, CheckpointFile
+from broker.adapters.sql import SqlLedger
+from broker.edge.grpc.checkpointing import Checkpointing
+from broker.edge.grpc.ledger import LedgerService
+from broker.edge.http.log import LogPages
+from broker.errors import Failure, LedgerForked, SignerUnavailable
+from broker.service.checkpoints import ProveEntries, PublishCheckpoints, must_go_on_from, read_kept
+from broker.service.ports import Clock
+from broker.service.tree_ports import CheckpointSigner
+from broker.token.keys import LogTrust
+
+
+@dataclass(frozen=True, slots=True)
+class LogParts:
+    """How the log is published. `file`: where its newest checkpoint is kept beside the store."""
+
+    signer: CheckpointSigner
+    name: str = "credential-broker"
+    publishes_entries: bool = False
+    file: Path | None = None
+    command: tuple[str, ...] = ()
+
+
+class Log:
+    """The log of one broker process."""
+
+    def __init__(self, ledger: SqlLedger, parts: LogParts, clock: Clock, on_fatal: Callable[[Failure], None]) -> None:
+        """Refuse a ledger that is not what was published.
+
+        Raises:
+            LedgerForked: It was rolled back, truncated or changed, or is another one.
+            ConfigInvalid: The checkpoint file is none.
+        """
+        self._ledger = ledger
+        self._file = CheckpointFile(parts.file) if parts.file is not None else None
+        self._publish = PublishCheckpoints(ledger.tree, ledger.checkpoints, parts.signer, clock, name=parts.name)
+        self._must_go_on()
+        destinations = (
+            *((self._file,) if self._file is not None else ()),
+            *((CheckpointCommand(parts.command),) if parts.command else ()),
+        )
+        self._checkpointing = Checkpointing(self._publish, destinations, on_fatal)
+        self.run = self._checkpointing.run
+        self.service = LedgerService(ledger, self._publish, ProveEntries(ledger, ledger.tree, self._publish))
+        self.pages = LogPages(ledger, ledger.tree, self._publish, parts.publishes_entries)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What keeps checkpoints from being published or passed on."""
+        return self._checkpointing.problems
+
+    def trust(self) -> LogTrust | None:
+        """Return what strangers pin to check the log, or None: the key cannot be asked for now."""
+        try:
+            keys = self._publish.keys()
+        except SignerUnavailable:
+            return None
+        return LogTrust(keys.origin, tuple(str(key) for key in keys.keys), tuple(str(key) for key in keys.witnesses))
+
+    def _must_go_on(self) -> None:
+        tree, head = self._ledger.tree, self._ledger.tree.head()
+        kept = self._ledger.checkpoints.newest()
+        if kept is not None:
+            must_go_on_from(read_kept(kept), tree, head, where="the newest checkpoint in the store")
+        published = self._file.read() if self._file is not None else None
+        if self._file is None or published is None:
+            return
+        where = f"the last published checkpoint, {self._file.path},"
+        hint = (
+            "stop the broker and put the newest copy of its store back; only to go on from an older one on purpose, "
+            f"with a record of why, move {self._file.path} away"
+        )
+        if not published.origin.endswith(f"/{head.incarnation}"):
+            raise LedgerForked(f"{where} is of the ledger {published.origin}, not of {head.incarnation}", hint=hint)
+        try:
+            must_go_on_from(published, tree, head, where=where)
+        except LedgerForked as forked:
+            raise LedgerForked(forked.message, hint=hint) from forked
