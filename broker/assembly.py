@@ -25,6 +25,7 @@ from broker.adapters.policy_file import load_policy
 from broker.adapters.sql import SqlLedger, open_store
 from broker.domain.policy import Role
 from broker.doors import Doors, bound_login_server, bound_server, http_server, http_socket_of
+from broker.edge.grpc.approvals import ApprovalService
 from broker.edge.grpc.completions import Completions
 from broker.edge.grpc.drilling import Drilling
 from broker.edge.grpc.drills import DrillService
@@ -41,12 +42,14 @@ from broker.edge.grpc.runs import RunService
 from broker.edge.grpc.server import Services, make_login_server, make_server, set_health
 from broker.edge.grpc.status import Condition, StatusService
 from broker.edge.grpc.tokens import TokenService
+from broker.edge.grpc.watching import Watching
 from broker.edge.http.app import make_app
 from broker.errors import ConfigInvalid, Failure, SignerUnavailable
 from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry
 from broker.publishing import Log, LogParts
 from broker.service.apply_policy import ApplyPolicy
-from broker.service.calling import Caller
+from broker.service.approving import Approving
+from broker.service.calling import Caller, identify
 from broker.service.canary import Canaries
 from broker.service.complete import Complete
 from broker.service.drill import DrillBook
@@ -66,7 +69,9 @@ from broker.service.revoke import Reinstate, Revocations, Revoke, RevokeTokens
 from broker.service.roster import RosterKeeper
 from broker.service.run_keys import RunKeys
 from broker.service.runs import Runs
+from broker.service.spending import HoldApprovals
 from broker.service.verifiers import ForgetVerifier, ListVerifiers
+from broker.service.voting import Voting
 from broker.token.claims import MAX_LIFETIME_S
 from broker.token.jws import b64url
 from broker.token.keys import Purpose, plain_certificate
@@ -315,10 +320,12 @@ class Broker:
         revocations = self._revocations()
         list_verifiers = ListVerifiers(keeper, hub.listeners, self.policies, clock, is_sole=parts.is_sole)
         revoke = Revoke(self.ledger, self.policies, revocations, meter)
+        approving = Approving(self.ledger, self.ledger.approvals, self.policies, clock, new_id=new_token_id)
         services = Services(
             tokens=TokenService(
                 Mint(self.ledger, self.policies, self.signer, clock, new_id=new_token_id, meter=meter),
                 self._run_proofs,
+                HoldApprovals(self.ledger.approvals),
                 signs_in_memory=parts.signs_in_memory,
             ),
             runs=self._run_service(revocations),
@@ -351,6 +358,9 @@ class Broker:
             ),
             drills=DrillService(drilling),
             ledger=self.log.service,
+            approvals=ApprovalService(
+                approving, Voting(self.ledger, approving, self.policies, clock), Watching(approving, self._again)
+            ),
         )
         self.policies.watch(lambda _in_force: self.signer.wake())
         bound = bound_server(self._doors, lambda papers, listen: make_server(services, outermost, papers, listen))
@@ -369,6 +379,10 @@ class Broker:
             max_life=parts.max_run,
         )
         return RunService(runs, self._run_proofs, parts.clock)
+
+    def _again(self, caller: Caller) -> Caller:
+        """Judge somebody anew by the policy as it is now. Raises Unauthenticated."""
+        return identify(caller.proof, self.policies.current(), self._parts.admins)
 
     def _bind_login(self, services: Services, healths: HealthServicer) -> None:
         parts, door = self._parts, LoginDoor(self.identities, self._run_proofs)

@@ -539,13 +539,6 @@ class FakeLedger:
         wanted = [one for one in newest if partner in (None, one.approval.request.partner)]
         return [one for one in wanted if groups is None or one.approval.request.group in groups][:limit]
 
-    def approval_spent_on(self, run: str) -> ApprovalRecord | None:
-        """As the port says."""
-        for one in self.disk.approvals.values():
-            if run and one.approval.ended is not None and one.approval.ended.on == run:
-                return one
-        return None
-
     def note(self, sightings: Sequence[Sighting]) -> None:
         """As the port says."""
         with self.disk.lock:

@@ -15,6 +15,7 @@ import grpc
 from broker.errors import Stale, Untrusted
 from broker.sdk import Identity, Verifier
 from broker.v1 import (
+    approvals_pb2_grpc,
     drills_pb2_grpc,
     ledger_pb2_grpc,
     policy_pb2,
@@ -246,6 +247,9 @@ level = "debug"
 
     def ledger(self, name: str = "auditor") -> Any:
         return ledger_pb2_grpc.LedgerServiceStub(self.channel(name))
+
+    def approvals(self, name: str = "acme") -> Any:
+        return approvals_pb2_grpc.ApprovalServiceStub(self.channel(name))
 
     def apply(self, document: str) -> Any:
         answer = self.policies().ApplyPolicy(

@@ -80,6 +80,3 @@ class Approvals(Protocol):
         self, *, partner: str | None, groups: Collection[str] | None, limit: int
     ) -> Sequence[ApprovalRecord]:
         """Return requests, newest first: of one partner, and for the approvers of these groups, where given."""
-
-    def approval_spent_on(self, run: str) -> ApprovalRecord | None:
-        """Return the approval that this run was opened with, or None."""

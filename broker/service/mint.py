@@ -40,7 +40,9 @@ from broker.service.ports import (
     SigningKey,
     Write,
 )
+from broker.service.spending import NOTHING_HELD, Held, Use, is_about_approval, spend_approval
 from broker.service.users import must_prove_users
+from broker.token.approval import Wanted
 from broker.token.claims import TOKEN_TYP, Claims, encode_claims, numbered
 from broker.token.jws import assemble, signing_input
 from broker.token.keys import Purpose
@@ -73,6 +75,10 @@ class _Slip:
     signing_input: bytes = b""
     index: int = 0
 
+    @property
+    def life_s(self) -> int:
+        return self.claims.exp - self.claims.iat
+
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
@@ -102,11 +108,16 @@ class Mint:
         self._meter = meter
         self._elsewhere = ThreadPoolExecutor(2, thread_name_prefix="mint-again")
 
-    def reserve(self, caller: Caller, asks: Sequence[Ask], request: RequestKey) -> Future[Reserved]:
+    def reserve(
+        self, caller: Caller, asks: Sequence[Ask], request: RequestKey, held: Held = NOTHING_HELD
+    ) -> Future[Reserved]:
         """Decide all of `asks` and record them, all or none. Does no I/O itself unless the policy moved.
+
+        `held`: the approvals that they may use, which are spent with them.
 
         Raises (at once or through the future):
             Forbidden, NotGranted, Blocked, Invalid, LimitReached: Denied; nothing was written.
+            ApprovalNeeded, ApprovalOver, ApprovalMismatch, NotFound: As `spend_approval`; nothing was written.
             SignerUnavailable, ClockAstray: Nothing can be minted now; nothing was written.
             Whatever `Ledger.append` raises.
         """
@@ -120,7 +131,7 @@ class Mint:
         if astray is not None:
             raise ClockAstray(astray)
         outcome: Future[Reserved] = Future()
-        self._attempt(caller, asks, request, outcome, attempts_left=MAX_ATTEMPTS)
+        self._attempt(caller, asks, request, held, outcome, attempts_left=MAX_ATTEMPTS)
         return outcome
 
     def finish(self, reserved: Reserved) -> list[Minted]:
@@ -151,6 +162,7 @@ class Mint:
         caller: Caller,
         asks: Sequence[Ask],
         request: RequestKey,
+        held: Held,
         outcome: Future[Reserved],
         *,
         attempts_left: int,
@@ -164,7 +176,19 @@ class Mint:
         runs = {(ask.run, ask.partner, ask.realm) for ask in asks if ask.run is not None}
         guards = tuple(RunIsOpen(run, partner, realm, now) for run, partner, realm in sorted(runs))
         within, counted = limits_of_mint([(slip.claims, slip.grant) for slip in slips], in_force.policy, now)
-        write = Write(drafts, request=request, expecting=in_force.version, guards=(*guards, *within), effects=counted)
+        uses = [
+            Use(Wanted.TOKEN, ask, slip.grant, slip.life_s, caller.principal, ask.approval, slip.claims.jti)
+            for ask, slip in zip(asks, slips, strict=True)
+            if is_about_approval(ask, slip.grant, in_force.policy)
+        ]
+        spending = spend_approval(uses, held, in_force.policy, now, request, self._meter)
+        write = Write(
+            [*drafts, *spending.drafts],
+            request=request,
+            expecting=in_force.version,
+            guards=(*guards, *within, *spending.guards),
+            effects=(*counted, *spending.effects),
+        )
 
         def settle(done: Future[Appended]) -> None:
             # This is the ledger's own thread: what reads or writes again must go elsewhere, or it waits for itself.
@@ -176,7 +200,7 @@ class Mint:
                     note_limits(appended.noted, in_force.policy, self._meter)
                     outcome.set_result(Reserved(tuple(slips)))
             except PolicyMoved:
-                self._elsewhere.submit(self._reattempt, caller, asks, request, outcome, attempts_left)
+                self._elsewhere.submit(self._reattempt, caller, asks, request, held, outcome, attempts_left)
             except BaseException as failure:  # noqa: BLE001 - a future carries whatever happened
                 outcome.set_exception(failure)
 
@@ -193,6 +217,7 @@ class Mint:
         caller: Caller,
         asks: Sequence[Ask],
         request: RequestKey,
+        held: Held,
         outcome: Future[Reserved],
         attempts_left: int,
     ) -> None:
@@ -200,7 +225,7 @@ class Mint:
             if attempts_left <= 1:
                 raise PolicyMoved("the policy kept moving while the mint was decided", hint="retry")
             self._policies.refresh()
-            self._attempt(caller, asks, request, outcome, attempts_left=attempts_left - 1)
+            self._attempt(caller, asks, request, held, outcome, attempts_left=attempts_left - 1)
         except BaseException as failure:  # noqa: BLE001 - a future carries whatever happened
             outcome.set_exception(failure)
 
@@ -213,7 +238,7 @@ class Mint:
             judged = (ask.realm, ask.partner, ask.user, ask.workload, ask.models, ask.environment, ask.ttl_s)
             allowed = verdicts.get(judged)
             if allowed is None:
-                allowed = verdicts[judged] = _allowed(ask, in_force, position if len(asks) > 1 else None)
+                allowed = verdicts[judged] = allowed_or_refused(ask, in_force, position if len(asks) > 1 else None)
             if ask.realm not in keys:
                 keys[ask.realm] = self._key(ask.realm, now)
             claims = claims_for(ask, allowed, caller.principal, in_force.policy, now, self._new_id())
@@ -236,6 +261,9 @@ class Mint:
         slips = []
         stale_kids: set[str] = set()
         for entry in entries:
+            if entry.kind is not Kind.TOKEN_MINTED:
+                # An approval that was spent with them.
+                continue
             claims = decode_claims_of(entry)
             if claims.exp <= now.timestamp():
                 raise RequestReused("this request was answered with a token that has expired since")
@@ -272,7 +300,8 @@ def decode_claims_of(entry: Entry) -> Claims:
     return Claims(**{"user": None, "workload": None, "run": None, "test": None, **named})
 
 
-def _allowed(ask: Ask, in_force: PolicyInForce, position: int | None) -> Allowed:
+def allowed_or_refused(ask: Ask, in_force: PolicyInForce, position: int | None) -> Allowed:
+    """Decide `ask`, which is the one at `position` if it is one of several. Raises NotGranted, Blocked, Invalid."""
     match decide(ask, in_force.policy, in_force.blocks):
         case Allowed() as allowed:
             return allowed

@@ -11,7 +11,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TokenSpec(_message.Message):
-    __slots__ = ("realm", "partner", "user", "workload", "models", "run", "test", "lifetime")
+    __slots__ = ("realm", "partner", "user", "workload", "models", "run", "test", "lifetime", "approval")
     REALM_FIELD_NUMBER: _ClassVar[int]
     PARTNER_FIELD_NUMBER: _ClassVar[int]
     USER_FIELD_NUMBER: _ClassVar[int]
@@ -20,6 +20,7 @@ class TokenSpec(_message.Message):
     RUN_FIELD_NUMBER: _ClassVar[int]
     TEST_FIELD_NUMBER: _ClassVar[int]
     LIFETIME_FIELD_NUMBER: _ClassVar[int]
+    APPROVAL_FIELD_NUMBER: _ClassVar[int]
     realm: str
     partner: str
     user: str
@@ -28,7 +29,8 @@ class TokenSpec(_message.Message):
     run: str
     test: str
     lifetime: _duration_pb2.Duration
-    def __init__(self, realm: _Optional[str] = ..., partner: _Optional[str] = ..., user: _Optional[str] = ..., workload: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., run: _Optional[str] = ..., test: _Optional[str] = ..., lifetime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    approval: str
+    def __init__(self, realm: _Optional[str] = ..., partner: _Optional[str] = ..., user: _Optional[str] = ..., workload: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., run: _Optional[str] = ..., test: _Optional[str] = ..., lifetime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., approval: _Optional[str] = ...) -> None: ...
 
 class MintedToken(_message.Message):
     __slots__ = ("token", "id", "index", "expires_at", "grant")

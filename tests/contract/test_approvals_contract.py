@@ -173,10 +173,7 @@ def test_p11_an_approval_that_was_spent_is_spent_after_a_restart(ports: Ports) -
     ports.ledger.close()
     again = ports.another()
     assert isinstance(failure_of(end(again, made.id, Standing.SPENT, "another")), ApprovalOver)
-    spent = again.approvals.approval_spent_on("run-of-it-000")
-    assert spent == read(again, made.id)
-    assert again.approvals.approval_spent_on("run-never-was") is None
-    assert again.approvals.approval_spent_on("") is None
+    assert read(again, made.id).approval.ended == Ended(Standing.SPENT, after(60), "run-of-it-000")
 
 
 def test_they_are_listed_newest_first_by_partner_and_by_group(ports: Ports) -> None:

@@ -36,11 +36,6 @@ class SqlApprovals:
             query = query.where(approvals.c.approvers.in_(list(groups)))
         return self._records(query)
 
-    def approval_spent_on(self, run: str) -> ApprovalRecord | None:
-        """As the port says."""
-        found = self._records(select(approvals).where(approvals.c.spent_on == run))
-        return found[0] if found else None
-
     def _records(self, query: "Select[Any]") -> list[ApprovalRecord]:
         with self._reading() as connection:
             rows = connection.execute(query).all()

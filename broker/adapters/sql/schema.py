@@ -241,7 +241,6 @@ approvals = Table(
 )
 Index("approvals_partner", approvals.c.partner, approvals.c.idx)
 Index("approvals_approvers", approvals.c.approvers, approvals.c.idx)
-Index("approvals_spent_on", approvals.c.spent_on)
 
 approval_votes = Table(
     "approval_votes",

@@ -7,6 +7,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
+from broker.edge.grpc.approvals import ApprovalService
 from broker.edge.grpc.drills import DrillService
 from broker.edge.grpc.feed import FeedService
 from broker.edge.grpc.ledger import LedgerService
@@ -17,6 +18,8 @@ from broker.edge.grpc.runs import RunService
 from broker.edge.grpc.status import StatusService
 from broker.edge.grpc.tokens import TokenService
 from broker.v1 import (
+    approvals_pb2,
+    approvals_pb2_grpc,
     drills_pb2,
     drills_pb2_grpc,
     feed_pb2,
@@ -68,6 +71,7 @@ class Services:
     status: StatusService
     drills: DrillService
     ledger: LedgerService
+    approvals: ApprovalService
 
 
 def make_server(
@@ -90,6 +94,7 @@ def make_server(
             (status_pb2, "StatusService"),
             (drills_pb2, "DrillService"),
             (ledger_pb2, "LedgerService"),
+            (approvals_pb2, "ApprovalService"),
         )
     ]
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
@@ -119,6 +124,7 @@ def _add(services: Services, server: grpc.aio.Server) -> None:
     status_pb2_grpc.add_StatusServiceServicer_to_server(services.status, server)
     drills_pb2_grpc.add_DrillServiceServicer_to_server(services.drills, server)
     ledger_pb2_grpc.add_LedgerServiceServicer_to_server(services.ledger, server)
+    approvals_pb2_grpc.add_ApprovalServiceServicer_to_server(services.approvals, server)
 
 
 async def set_health(healths: HealthServicer, *, minting: bool, storing: bool) -> None:

@@ -14,6 +14,7 @@ from broker.edge.grpc.translate import ask, minted_message, request_key
 from broker.errors import Invalid
 from broker.service.calling import Caller
 from broker.service.mint import MAX_BATCH, Mint, Minted
+from broker.service.spending import NOTHING_HELD, Held, HoldApprovals
 from broker.token.identifiers import opaque_id
 from broker.v1 import tokens_pb2, tokens_pb2_grpc
 
@@ -24,9 +25,10 @@ SIGN_IN_LOOP = 4
 class TokenService(tokens_pb2_grpc.TokenServiceServicer):
     """Mints one token or many."""
 
-    def __init__(self, mint: Mint, run_proofs: RunProofs, *, signs_in_memory: bool) -> None:
+    def __init__(self, mint: Mint, run_proofs: RunProofs, hold: HoldApprovals, *, signs_in_memory: bool) -> None:
         self._mint = mint
         self._run_proofs = run_proofs
+        self._hold = hold
         self._sign_in_loop = SIGN_IN_LOOP if signs_in_memory else 0
 
     async def Mint(self, request: tokens_pb2.MintRequest, context: ServicerContext) -> tokens_pb2.MintResponse:
@@ -60,10 +62,18 @@ class TokenService(tokens_pb2_grpc.TokenServiceServicer):
         caller = replace(caller, runs=frozenset(run.id for run in runs if run.key is not None and run.user is not None))
         asks = [_ask(specs, position, caller, subjects) for position in range(len(specs))]
         self._run_proofs.runs.check(caller, asks)
-        reserved = await asyncio.wrap_future(self._mint.reserve(caller, asks, key))
+        held = await self._held(asks, {run.id: run.approval for run in runs})
+        reserved = await asyncio.wrap_future(self._mint.reserve(caller, asks, key, held))
         if len(asks) <= self._sign_in_loop:
             return self._mint.finish(reserved)
         return await asyncio.to_thread(self._mint.finish, reserved)
+
+    async def _held(self, asks: Sequence[Ask], runs: Mapping[str, str | None]) -> Held:
+        """Return the approvals that the asks may use, and those that their runs were opened with."""
+        named = [one.approval for one in asks if one.approval is not None]
+        if not named and not any(runs.values()):
+            return NOTHING_HELD
+        return await asyncio.to_thread(self._hold, named, runs)
 
 
 def _ask(

@@ -64,6 +64,7 @@ def ask(spec: tokens_pb2.TokenSpec, environment: str | None, caller: Caller | No
         run=spec.run or None,
         test=spec.test or None,
         ttl_s=seconds("lifetime", spec.lifetime) if spec.HasField("lifetime") else None,
+        approval=spec.approval or None,
     )
 
 

@@ -25,7 +25,6 @@ def upgrade() -> None:
     )
     op.create_index("approvals_partner", "approvals", ["partner", "idx"])
     op.create_index("approvals_approvers", "approvals", ["approvers", "idx"])
-    op.create_index("approvals_spent_on", "approvals", ["spent_on"])
     op.create_table(
         "approval_votes",
         sa.Column("approval", sa.String(64), nullable=False),
