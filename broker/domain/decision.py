@@ -79,12 +79,16 @@ def told(ask: Ask, policy: Policy, why: Reason) -> Reason:
 
     Whether they exist, or are blocked, would otherwise be learnt by asking (P8).
     """
+    return why if may_know(ask, policy) else Reason(NOT_GRANTED, "default", _no_grant(ask))
+
+
+def may_know(ask: Ask, policy: Policy) -> bool:
+    """Tell whether the partner was granted each model of the ask in its realm, to whomever and from wherever."""
     grants = policy.grants_for(ask.partner, ask.realm)
-    is_known = all(
+    return bool(grants) and all(
         policy.knows_model(model) and any(grant.covers_model(model, policy.labels_of_model(model)) for grant in grants)
         for model in ask.models
     )
-    return why if grants and is_known else Reason(NOT_GRANTED, "default", _no_grant(ask))
 
 
 def explain(ask: Ask, policy: Policy, blocks: Mapping[Selector, int]) -> tuple[Rule, ...]:

@@ -171,14 +171,28 @@ class ExplainRequest(_message.Message):
     def __init__(self, spec: _Optional[_Union[_tokens_pb2.TokenSpec, _Mapping]] = ..., environment: _Optional[str] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
-    __slots__ = ("allowed", "grant", "rules")
+    __slots__ = ("allowed", "grant", "rules", "demands", "remedy")
     ALLOWED_FIELD_NUMBER: _ClassVar[int]
     GRANT_FIELD_NUMBER: _ClassVar[int]
     RULES_FIELD_NUMBER: _ClassVar[int]
+    DEMANDS_FIELD_NUMBER: _ClassVar[int]
+    REMEDY_FIELD_NUMBER: _ClassVar[int]
     allowed: bool
     grant: str
     rules: _containers.RepeatedCompositeFieldContainer[ExplainedRule]
-    def __init__(self, allowed: _Optional[bool] = ..., grant: _Optional[str] = ..., rules: _Optional[_Iterable[_Union[ExplainedRule, _Mapping]]] = ...) -> None: ...
+    demands: _containers.RepeatedCompositeFieldContainer[ExplainedDemand]
+    remedy: str
+    def __init__(self, allowed: _Optional[bool] = ..., grant: _Optional[str] = ..., rules: _Optional[_Iterable[_Union[ExplainedRule, _Mapping]]] = ..., demands: _Optional[_Iterable[_Union[ExplainedDemand, _Mapping]]] = ..., remedy: _Optional[str] = ...) -> None: ...
+
+class ExplainedDemand(_message.Message):
+    __slots__ = ("rule", "detail", "enforced")
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    ENFORCED_FIELD_NUMBER: _ClassVar[int]
+    rule: str
+    detail: str
+    enforced: bool
+    def __init__(self, rule: _Optional[str] = ..., detail: _Optional[str] = ..., enforced: _Optional[bool] = ...) -> None: ...
 
 class ExplainedRule(_message.Message):
     __slots__ = ("rule", "passes", "detail")

@@ -112,7 +112,9 @@ class PolicyServiceServicer:
 
     def Explain(self, request, context):
         """Says why a mint would be allowed or denied, rule by rule, and mints nothing.
-        Roles: harness (its own partner, from its own environment), admin, auditor.
+        Roles: harness (its own partner, from its own environment), partner-admin
+        (its own partner), admin, auditor. A partner is told nothing of realms and
+        models that it was never granted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -133,7 +133,7 @@ MAY = {
     "PolicyService/PlanPolicy": {"admin", "auditor"},
     "PolicyService/ListPolicyVersions": {"admin", "auditor"},
     "PolicyService/RestorePolicy": {"admin"},
-    "PolicyService/Explain": {"harness", "admin", "auditor"},
+    "PolicyService/Explain": {"harness", "partner-admin", "admin", "auditor"},
     "StatusService/GetStatus": {"admin", "operator", "security", "auditor"},
     "StatusService/ListVerifiers": {"admin", "operator", "security", "auditor"},
     "StatusService/ForgetVerifier": {"admin", "operator"},

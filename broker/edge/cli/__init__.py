@@ -9,9 +9,9 @@ from broker.edge.cli.auditing import audit
 from broker.edge.cli.blocks import reinstate, revocations
 from broker.edge.cli.completing import completion
 from broker.edge.cli.drilling import drill
+from broker.edge.cli.explaining import explain
 from broker.edge.cli.listening import verifiers
 from broker.edge.cli.logging_in import login, logout
-from broker.edge.cli.minting import explain
 from broker.edge.cli.policies import Validate, policy_group
 from broker.edge.cli.program import NAME, Program
 from broker.edge.cli.proving import checkpoint, prove

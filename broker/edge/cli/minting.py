@@ -1,16 +1,13 @@
 """`broker token mint` and `broker explain`: asking for a token, and asking why."""
 
 import click
-from rich.console import Group
-from rich.text import Text
 
-from broker.edge.cli.command import Command, Session, calls_broker, named, request_id_option
-from broker.edge.cli.context import Context, Identity
-from broker.edge.cli.output import instant, plain, table, yes
+from broker.edge.cli.command import Command, Session, calls_broker, request_id_option
+from broker.edge.cli.output import instant
 from broker.edge.cli.problems import without_hint
 from broker.edge.cli.specs import explain_command, spec_options
 from broker.errors import NotGranted
-from broker.v1 import policy_pb2, tokens_pb2
+from broker.v1 import tokens_pb2
 
 MAX_BATCH = 1000
 TOKEN_KEYS = "token, id, index, expires_at, grant"  # noqa: S105 - names of keys
@@ -50,44 +47,6 @@ def mint(session: Session, *, spec: tokens_pb2.TokenSpec, count: int | None, req
     rows = [_minted(token) for token in minted]
     result = rows[0] if count is None else {"tokens": rows}
     session.output.show({**result, "request_id": request_id}, "\n".join(token.token for token in minted))
-
-
-@click.command(
-    cls=Command,
-    examples=[
-        "broker explain --realm production --partner acme --user alice --model mythos",
-        "broker explain --realm production --partner acme --user alice --model mythos --environment acme-ci",
-    ],
-    keys="allowed, grant, rules: [rule, passes, detail].",
-)
-@spec_options
-@named("--environment", "Environment to assume; asks as admin. Default: the partner's harness's own.")
-@calls_broker()
-def explain(session: Session, *, spec: tokens_pb2.TokenSpec, environment: str | None) -> None:
-    """Say why a mint would be allowed or denied.
-
-    Rule by rule, up to the one that decides; mints nothing. The exit code is 0 whichever it is: the
-    question was answered.
-    """
-
-    def choose(context: Context) -> Identity:
-        if environment is not None or spec.partner not in context.harness:
-            return context.for_admin()
-        return context.for_partner(spec.partner)
-
-    request = policy_pb2.ExplainRequest(spec=spec, environment=environment)
-    with session.settings.connect(choose) as broker:
-        answer: policy_pb2.ExplainResponse = broker.call(broker.policy.Explain, request)
-    verdict = f"allowed by grant {answer.grant}" if answer.allowed else "denied"
-    rows = [(rule.rule, yes(rule.passes), rule.detail) for rule in answer.rules]
-    session.output.show(
-        {
-            "allowed": answer.allowed,
-            "grant": answer.grant,
-            "rules": [{"rule": rule.rule, "passes": rule.passes, "detail": rule.detail} for rule in answer.rules],
-        },
-        Group(Text(plain(verdict)), table(["RULE", "PASSES", "DETAIL"], rows)),
-    )
 
 
 def _minted(token: tokens_pb2.MintedToken) -> dict[str, object]:

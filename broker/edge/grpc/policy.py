@@ -140,4 +140,9 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
                 policy_pb2.ExplainedRule(rule=rule.rule, passes=rule.passes, detail=rule.detail)
                 for rule in explanation.rules
             ],
+            demands=[
+                policy_pb2.ExplainedDemand(rule=one.rule, detail=one.detail, enforced=one.is_enforced)
+                for one in explanation.demands
+            ],
+            remedy=explanation.remedy,
         )

@@ -131,6 +131,8 @@ def explained(allowed: bool) -> policy_pb2.ExplainResponse:
             policy_pb2.ExplainedRule(rule="realm", passes=True, detail="evaluation is in the policy"),
             policy_pb2.ExplainedRule(rule="grant acme-evals", passes=allowed, detail="covers [bold]all[/bold] of it"),
         ],
+        demands=[policy_pb2.ExplainedDemand(rule="binding", detail="must be bound", enforced=True)] if allowed else [],
+        remedy="an admin adds \x1b[2J",
     )
 
 
@@ -138,7 +140,7 @@ def explained(allowed: bool) -> policy_pb2.ExplainResponse:
 def test_an_explanation_is_an_answer_whichever_it_is(broker: Program, served: Served, allowed: bool) -> None:
     served.answers["Explain"] = explained(allowed)
     answer = broker.json("explain", *SPEC)
-    assert list(answer) == ["allowed", "grant", "rules"]
+    assert list(answer) == ["allowed", "grant", "rules", "demands", "remedy"]
     assert answer["allowed"] is allowed
     assert answer["rules"][1] == {
         "rule": "grant acme-evals",
@@ -148,6 +150,9 @@ def test_an_explanation_is_an_answer_whichever_it_is(broker: Program, served: Se
     text = broker("explain", *SPEC).stdout
     assert text.startswith("allowed by grant acme-evals\n" if allowed else "denied\n")
     assert "covers [bold]all[/bold] of it" in text
+    assert ("must be bound" in text) is allowed
+    assert "what would change it: an admin adds" in text
+    assert "\x1b[2J" not in text
 
 
 def test_the_environment_to_assume_is_sent(broker: Program, served: Served) -> None:
