@@ -9,20 +9,25 @@ from broker.errors import (
     Revoked,
     Stale,
     Untrusted,
+    UsedUp,
     WrongRealm,
 )
 from broker.sdk.asking import Minted, Spec
 from broker.sdk.async_client import AsyncClient
+from broker.sdk.async_run import AsyncRun
 from broker.sdk.client import Client
-from broker.sdk.identity import Identity, TokenIdentity
+from broker.sdk.identity import Identity, KeyIdentity, TokenIdentity
+from broker.sdk.run import Run
 from broker.sdk.uses import Proof, Use
 from broker.sdk.verifier import Verifier, VerifierState
 
 __all__ = [
     "AsyncClient",
+    "AsyncRun",
     "Client",
     "Expired",
     "Identity",
+    "KeyIdentity",
     "Malformed",
     "Minted",
     "NotAllowed",
@@ -30,11 +35,13 @@ __all__ = [
     "Proof",
     "Rejected",
     "Revoked",
+    "Run",
     "Spec",
     "Stale",
     "TokenIdentity",
     "Untrusted",
     "Use",
+    "UsedUp",
     "Verifier",
     "VerifierState",
     "WrongRealm",

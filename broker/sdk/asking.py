@@ -12,8 +12,6 @@ from broker.token.claims import TOKEN_TYP, decode_claims
 from broker.token.jws import parse_jws
 from broker.v1 import runs_pb2, tokens_pb2
 
-# A token is renewed when this part of its life is over: early enough for a broker that is away for a while.
-RENEW_AT = 0.75
 # A run is kept alive so often within its lease.
 KEEPS_PER_LEASE = 3
 KEEP_AT_MOST_EVERY_S = 0.2

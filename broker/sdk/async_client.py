@@ -1,41 +1,42 @@
 """The client for asyncio: as `Client`, in the caller's loop."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 import grpc.aio
 
-from broker.errors import Failure, NotFound, RunEnded
 from broker.sdk import asking
 from broker.sdk.asking import Minted, OpenedRun, Spec
-from broker.sdk.channels import CHANNEL_OPTIONS, METHODS, Fields, Wallet
+from broker.sdk.async_run import AsyncRun
+from broker.sdk.channels import CHANNEL_OPTIONS, METHODS, Fields, proof_metadata
 from broker.sdk.client import TIMEOUT_S
-from broker.sdk.identity import Identity, TokenIdentity, channel_credentials, endpoint_list
+from broker.sdk.identity import AnyIdentity, channel_credentials, endpoint_list, without_token
 from broker.sdk.retrying import Attempts
-
-log = logging.getLogger("broker.sdk")
+from broker.sdk.run_key import RunKey
+from broker.sdk.run_state import RunState
 
 
 class AsyncClient:
     """As `Client`, for the coroutines of one event loop."""
 
-    def __init__(self, endpoints: Sequence[str], identity: Identity | TokenIdentity | None, timeout_s: float) -> None:
+    def __init__(self, endpoints: Sequence[str], identity: AnyIdentity | None, timeout_s: float) -> None:
         self._endpoints = endpoints
         self._identity = identity
         self._timeout_s = timeout_s
         self._at = 0
-        self._channel: grpc.aio.Channel | None = None
+        # As in `Client`.
+        self._channels: dict[bool, grpc.aio.Channel] = {}
 
     @classmethod
     def connect(
         cls,
         endpoint: str | Sequence[str],
         *,
-        identity: Identity | TokenIdentity | None = None,
+        identity: AnyIdentity | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> Self:
         """Return a client. Nothing is sent before the first call. Raises ConfigInvalid."""
@@ -76,14 +77,30 @@ class AsyncClient:
         user: str | None = None,
         workload: str | None = None,
         lease_s: int | None = None,
-    ) -> "AsyncRun":
-        """Return a run for `async with`: opened, kept alive in the background, closed. Raises Invalid."""
-        return AsyncRun(self, Spec(realm, partner, models, user, workload), lease_s)
+        key_file: str | Path | None = None,
+        user_token: str = "",
+    ) -> AsyncRun:
+        """Return a run for `async with`: opened, kept alive in the background, closed. Raises Invalid.
+
+        It has a key of its own, which is proven at each call: the run outlives the login that opened it. With
+        `key_file` the key is kept in a new file (mode 0600), by which `resume` goes on after a crash; the file is
+        gone when the run is closed.
+        """
+        spec = Spec(realm, partner, models, user, workload)
+        return AsyncRun(self._call, RunState(spec, lease_s, key_file, user_token=user_token))
+
+    def resume(self, key_file: str | Path) -> AsyncRun:
+        """Return the run that a key file is of, for `async with`: kept alive again, and closed at the end.
+
+        Raises:
+            ConfigInvalid: The file is missing, damaged, or others may read it.
+        """
+        return AsyncRun(self._call, RunState.kept(key_file))
 
     async def close(self) -> None:
         """End the connection. Calls after it connect anew."""
-        channel, self._channel = self._channel, None
-        if channel is not None:
+        channels, self._channels = self._channels, {}
+        for channel in channels.values():
             await channel.close(None)
 
     async def __aenter__(self) -> Self:
@@ -94,95 +111,33 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _call(self, name: str, request: Any) -> Any:
+    async def _call(self, name: str, request: Any, key: RunKey | None = None, run: str | None = None) -> Any:
         path, answer = METHODS[name]
         attempts = Attempts(time.monotonic() + self._timeout_s)
         while True:
-            if self._channel is None:
-                endpoint = self._endpoints[self._at % len(self._endpoints)]
-                credentials = channel_credentials(self._identity)
-                self._channel = grpc.aio.secure_channel(endpoint, credentials, options=CHANNEL_OPTIONS)
-            channel = self._channel
+            channel = self._connected(by_key=run is not None)
             method: Any = channel.unary_unary(path, type(request).SerializeToString, answer.FromString)
             try:
-                return await method(request, timeout=attempts.timeout_s(time.monotonic()))
+                metadata = proof_metadata(path, request, key, run)
+                return await method(request, timeout=attempts.timeout_s(time.monotonic()), metadata=metadata)
             except grpc.aio.AioRpcError as failed:
                 failure = attempts.failure(failed)
+                if attempts.may_prove_again(failure, key):
+                    continue
                 rest_s = attempts.rest_s(failed.code(), time.monotonic())
                 if rest_s is None:
                     raise failure from failed
-                if self._channel is channel:
+                if channel in self._channels.values():
                     # Calls under way on the old channel may finish: it ends with the last.
-                    self._channel = None
+                    self._channels = {}
                     self._at += 1
             await asyncio.sleep(rest_s)
 
-
-class AsyncRun:
-    """A run for `async with`. Made by `AsyncClient.run`."""
-
-    def __init__(self, client: AsyncClient, spec: Spec, lease_s: int | None) -> None:
-        self._client = client
-        self._spec = spec
-        self._lease_s = lease_s
-        self._wallet = Wallet()
-        self._turns: dict[str | None, asyncio.Lock] = {}
-        self._keeping: asyncio.Task[None] | None = None
-        self._ended: Failure | None = None
-        self.id = ""
-        """The run's id, once it is open."""
-
-    async def token(self, *, test: str | None = None) -> str:
-        """As `Run.token`."""
-        if self._ended is not None:
-            raise self._ended
-        async with self._turns.setdefault(test, asyncio.Lock()):
-            held = self._wallet.get(test, time.monotonic())
-            if held is None:
-                asked_s = time.monotonic()
-                fields = Fields(
-                    realm=self._spec.realm,
-                    partner=self._spec.partner,
-                    models=self._spec.models,
-                    user=self._spec.user,
-                    workload=self._spec.workload,
-                    run=self.id,
-                    test=test,
-                )
-                held = (await self._client.mint(**fields)).text
-                self._wallet.put(test, held, asked_s)
-            return held
-
-    async def __aenter__(self) -> Self:
-        spec = self._spec
-        request = asking.open_request(spec.realm, spec.partner, spec.models, self._lease_s)
-        opened = (await self._client._call("OpenRun", request)).run  # noqa: SLF001 - the two are one mechanism
-        self.id = opened.id
-        self._keeping = asyncio.create_task(self._keep(asking.keep_every_s(opened)))
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.gather(self._keeping, return_exceptions=True)
-        self._ended = RunEnded("the run is closed")
-        try:
-            await self._client.close_run(self.id)
-        except Failure as failure:
-            if error is None:
-                raise
-            log.warning("a run could not be closed, its lease will run out: %s", failure)
-
-    async def _keep(self, every_s: float) -> None:
-        while True:
-            await asyncio.sleep(every_s)
-            try:
-                await self._client.keep_run(self.id)
-            except (RunEnded, NotFound) as over:
-                self._ended = over
-                return
-            except Failure as failure:
-                # The lease is longer than the time to the next try.
-                log.warning("a run could not be kept alive: %s", failure)
+    def _connected(self, *, by_key: bool) -> grpc.aio.Channel:
+        identity = without_token(self._identity) if by_key else self._identity
+        is_other = identity is not self._identity
+        if is_other not in self._channels:
+            endpoint = self._endpoints[self._at % len(self._endpoints)]
+            credentials = channel_credentials(identity)
+            self._channels[is_other] = grpc.aio.secure_channel(endpoint, credentials, options=CHANNEL_OPTIONS)
+        return self._channels[is_other]

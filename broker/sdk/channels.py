@@ -1,9 +1,11 @@
-"""What the client and its asyncio twin share: the methods of the wire, and tokens held until they are about to end."""
+"""What the client and its asyncio twin share: the methods of the wire, and the proofs that go with them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
-from broker.sdk.asking import RENEW_AT, life_s
+from google.protobuf.message import Message
+
+from broker.sdk.run_key import RunKey
 from broker.v1 import runs_pb2, tokens_pb2
 
 CHANNEL_OPTIONS: Sequence[tuple[str, Any]] = (
@@ -19,7 +21,9 @@ METHODS: Mapping[str, tuple[str, Any]] = {
     "KeepRun": ("/broker.v1.RunService/KeepRun", runs_pb2.KeepRunResponse),
     "CloseRun": ("/broker.v1.RunService/CloseRun", runs_pb2.CloseRunResponse),
 }
-SWEEP_ABOVE = 1024
+
+
+Metadata = tuple[tuple[str, str], ...]
 
 
 class Fields(TypedDict):
@@ -35,20 +39,6 @@ class Fields(TypedDict):
     lifetime_s: NotRequired[int | None]
 
 
-class Wallet:
-    """The tokens of one run by test, each until it is about to end. Instants are monotonic seconds."""
-
-    def __init__(self) -> None:
-        self._held: dict[str | None, tuple[str, float]] = {}
-
-    def get(self, test: str | None, now_s: float) -> str | None:
-        """Return the token for `test`, or None: mint a new one."""
-        text, renew_at_s = self._held.get(test, ("", 0.0))
-        return text if now_s < renew_at_s else None
-
-    def put(self, test: str | None, text: str, asked_s: float) -> None:
-        """Hold a token that was asked for at `asked_s`. Raises Malformed."""
-        if len(self._held) >= SWEEP_ABOVE:
-            self._held = {name: held for name, held in list(self._held.items()) if asked_s < held[1]}
-        # Its life began after it was asked for.
-        self._held[test] = (text, asked_s + life_s(text) * RENEW_AT)
+def proof_metadata(path: str, request: Message, key: RunKey | None, run: str | None) -> Metadata | None:
+    """Return the metadata of one attempt of a call: the proof of the run's key, if the call is one of a run."""
+    return None if key is None else key.metadata(path.removeprefix("/broker.v1."), run, request)

@@ -1,22 +1,22 @@
 """The client: mints tokens and keeps runs, for threads. `AsyncClient` is its twin for asyncio."""
 
-import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 import grpc
 
-from broker.errors import Failure, NotFound, RunEnded
 from broker.sdk import asking
 from broker.sdk.asking import Minted, OpenedRun, Spec
-from broker.sdk.channels import CHANNEL_OPTIONS, METHODS, Fields, Wallet
-from broker.sdk.identity import Identity, TokenIdentity, channel_credentials, endpoint_list
+from broker.sdk.channels import CHANNEL_OPTIONS, METHODS, Fields, proof_metadata
+from broker.sdk.identity import AnyIdentity, channel_credentials, endpoint_list, without_token
 from broker.sdk.retrying import Attempts
-
-log = logging.getLogger("broker.sdk")
+from broker.sdk.run import Run
+from broker.sdk.run_key import RunKey
+from broker.sdk.run_state import RunState
 
 TIMEOUT_S = 15.0
 
@@ -28,20 +28,21 @@ class Client:
     happens once. All methods raise the classes of `broker.errors` and take at most `timeout_s`.
     """
 
-    def __init__(self, endpoints: Sequence[str], identity: Identity | TokenIdentity | None, timeout_s: float) -> None:
+    def __init__(self, endpoints: Sequence[str], identity: AnyIdentity | None, timeout_s: float) -> None:
         self._endpoints = endpoints
         self._identity = identity
         self._timeout_s = timeout_s
         self._turn = threading.Lock()
         self._at = 0
-        self._channel: grpc.Channel | None = None
+        # One that says who calls, and, where a token does that, one for calls that a run's key proves by itself.
+        self._channels: dict[bool, grpc.Channel] = {}
 
     @classmethod
     def connect(
         cls,
         endpoint: str | Sequence[str],
         *,
-        identity: Identity | TokenIdentity | None = None,
+        identity: AnyIdentity | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> Self:
         """Return a client. Nothing is sent before the first call. Raises ConfigInvalid."""
@@ -79,15 +80,31 @@ class Client:
         user: str | None = None,
         workload: str | None = None,
         lease_s: int | None = None,
-    ) -> "Run":
-        """Return a run for `with`: opened, kept alive in the background, closed. Raises Invalid."""
-        return Run(self, Spec(realm, partner, models, user, workload), lease_s)
+        key_file: str | Path | None = None,
+        user_token: str = "",
+    ) -> Run:
+        """Return a run for `with`: opened, kept alive in the background, closed. Raises Invalid.
+
+        It has a key of its own, which is proven at each call: the run outlives the login that opened it. With
+        `key_file` the key is kept in a new file (mode 0600), by which `resume` goes on after a crash; the file is
+        gone when the run is closed.
+        """
+        spec = Spec(realm, partner, models, user, workload)
+        return Run(self._call, RunState(spec, lease_s, key_file, user_token=user_token))
+
+    def resume(self, key_file: str | Path) -> Run:
+        """Return the run that a key file is of, for `with`: kept alive again, and closed at the end.
+
+        Raises:
+            ConfigInvalid: The file is missing, damaged, or others may read it.
+        """
+        return Run(self._call, RunState.kept(key_file))
 
     def close(self) -> None:
         """End the connection. Calls after it connect anew."""
         with self._turn:
-            channel, self._channel = self._channel, None
-        if channel is not None:
+            channels, self._channels = self._channels, {}
+        for channel in channels.values():
             channel.close()
 
     def __enter__(self) -> Self:
@@ -96,118 +113,39 @@ class Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _call(self, name: str, request: Any) -> Any:
+    def _call(self, name: str, request: Any, key: RunKey | None = None, run: str | None = None) -> Any:
         path, answer = METHODS[name]
         attempts = Attempts(time.monotonic() + self._timeout_s)
         while True:
-            channel = self._connected()
+            channel = self._connected(by_key=run is not None)
             method = channel.unary_unary(path, type(request).SerializeToString, answer.FromString)
             try:
-                return method(request, timeout=attempts.timeout_s(time.monotonic()))
+                metadata = proof_metadata(path, request, key, run)
+                return method(request, timeout=attempts.timeout_s(time.monotonic()), metadata=metadata)
             except grpc.RpcError as failed:
                 call: Any = failed
                 failure = attempts.failure(call)
+                if attempts.may_prove_again(failure, key):
+                    continue
                 rest_s = attempts.rest_s(call.code(), time.monotonic())
                 if rest_s is None:
                     raise failure from failed
                 self._elsewhere(channel)
             time.sleep(rest_s)
 
-    def _connected(self) -> grpc.Channel:
+    def _connected(self, *, by_key: bool) -> grpc.Channel:
+        identity = without_token(self._identity) if by_key else self._identity
+        is_other = identity is not self._identity
         with self._turn:
-            if self._channel is None:
+            if is_other not in self._channels:
                 # Files are read at each connection, so that renewed certificates are taken up.
                 endpoint = self._endpoints[self._at % len(self._endpoints)]
-                self._channel = grpc.secure_channel(endpoint, channel_credentials(self._identity), CHANNEL_OPTIONS)
-            return self._channel
+                self._channels[is_other] = grpc.secure_channel(endpoint, channel_credentials(identity), CHANNEL_OPTIONS)
+            return self._channels[is_other]
 
     def _elsewhere(self, failed: grpc.Channel) -> None:
         """Use another endpoint from now on. Calls under way on the old channel may finish: it ends with the last."""
         with self._turn:
-            if self._channel is failed:
-                self._channel = None
+            if failed in self._channels.values():
+                self._channels = {}
                 self._at += 1
-
-
-class Run:
-    """A run for `with`. Made by `Client.run`."""
-
-    def __init__(self, client: Client, spec: Spec, lease_s: int | None) -> None:
-        self._client = client
-        self._spec = spec
-        self._lease_s = lease_s
-        self._wallet = Wallet()
-        self._turns: dict[str | None, threading.Lock] = {}
-        self._turn = threading.Lock()
-        self._closing = threading.Event()
-        self._keeping: threading.Thread | None = None
-        self._ended: Failure | None = None
-        self.id = ""
-        """The run's id, once it is open."""
-
-    def token(self, *, test: str | None = None) -> str:
-        """Return a token of this run, for `test`: the one of last time until it is about to end.
-
-        Raises:
-            RunEnded: The run is over, by an admin or because it could not be kept alive.
-            Failure: As `Client.mint`.
-        """
-        if self._ended is not None:
-            raise self._ended
-        with self._turn:
-            turn = self._turns.setdefault(test, threading.Lock())
-        with turn:
-            held = self._wallet.get(test, time.monotonic())
-            if held is None:
-                asked_s = time.monotonic()
-                fields = Fields(
-                    realm=self._spec.realm,
-                    partner=self._spec.partner,
-                    models=self._spec.models,
-                    user=self._spec.user,
-                    workload=self._spec.workload,
-                    run=self.id,
-                    test=test,
-                )
-                held = self._client.mint(**fields).text
-                self._wallet.put(test, held, asked_s)
-            return held
-
-    def __enter__(self) -> Self:
-        spec = self._spec
-        request = asking.open_request(spec.realm, spec.partner, spec.models, self._lease_s)
-        opened = self._client._call("OpenRun", request).run  # noqa: SLF001 - the two classes are one mechanism
-        self.id = opened.id
-        keep_every_s = asking.keep_every_s(opened)
-        self._keeping = threading.Thread(target=self._keep, args=(keep_every_s,), name="broker-run", daemon=True)
-        self._keeping.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._closing.set()
-        if self._keeping is not None:
-            # Not for longer: it may be waiting for a broker that is away.
-            self._keeping.join(1.0)
-        self._ended = RunEnded("the run is closed")
-        _closing(lambda: self._client.close_run(self.id), error)
-
-    def _keep(self, every_s: float) -> None:
-        while not self._closing.wait(every_s):
-            try:
-                self._client.keep_run(self.id)
-            except (RunEnded, NotFound) as over:
-                self._ended = over
-                return
-            except Failure as failure:
-                # The lease is longer than the time to the next try.
-                log.warning("a run could not be kept alive: %s", failure)
-
-
-def _closing(close: Callable[[], object], error: BaseException | None) -> None:
-    """Close a run at the end of `with`; a failure does not hide the one that the block ended with."""
-    try:
-        close()
-    except Failure as failure:
-        if error is None:
-            raise
-        log.warning("a run could not be closed, its lease will run out: %s", failure)

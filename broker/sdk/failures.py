@@ -13,6 +13,7 @@ from broker.v1 import details_pb2
 DETAILS_KEY = "grpc-status-details-bin"
 DOMAIN = "broker"
 ERROR_INFO_URL = "type.googleapis.com/google.rpc.ErrorInfo"
+RETRY_INFO_URL = "type.googleapis.com/google.rpc.RetryInfo"
 
 
 class FailedCall(Protocol):
@@ -62,14 +63,17 @@ def failure_of(call: FailedCall) -> Failure:
     found = _error_info(call)
     if found is None:
         return _BY_CODE.get(call.code(), errors.Defect)(text)
-    message, info = found
+    message, info, retry_after_s = found
     metadata = dict(info.metadata)
     hint = metadata.pop("hint", "")
     cls = _BY_REASON.get(info.reason, errors.Defect)
     if cls is errors.Invalid:
         field = metadata.get("field", "request")
         return errors.Invalid(field, message.removeprefix(f"{field}: "), hint=hint)
-    return cls(message or text, hint=hint, metadata=metadata)
+    failure = cls(message or text, hint=hint, metadata=metadata)
+    if retry_after_s is not None:
+        failure.retry_after_s = retry_after_s
+    return failure
 
 
 def status_details(failure: Failure, code: grpc.StatusCode) -> bytes:
@@ -82,7 +86,14 @@ def status_details(failure: Failure, code: grpc.StatusCode) -> bytes:
     return status.SerializeToString()
 
 
-def _error_info(call: FailedCall) -> tuple[str, details_pb2.ErrorInfoDetail] | None:
+def _retry_after_s(status: details_pb2.StatusDetails) -> float | None:
+    for detail in status.details:
+        if detail.type_url == RETRY_INFO_URL:
+            return details_pb2.RetryInfoDetail.FromString(detail.value).retry_delay.ToMilliseconds() / 1000
+    return None
+
+
+def _error_info(call: FailedCall) -> tuple[str, details_pb2.ErrorInfoDetail, float | None] | None:
     for key, value in call.trailing_metadata() or ():
         if key != DETAILS_KEY:
             continue
@@ -92,7 +103,7 @@ def _error_info(call: FailedCall) -> tuple[str, details_pb2.ErrorInfoDetail] | N
                 if detail.type_url == ERROR_INFO_URL:
                     info = details_pb2.ErrorInfoDetail.FromString(detail.value)
                     if info.domain == DOMAIN:
-                        return status.message, info
+                        return status.message, info, _retry_after_s(status)
         except DecodeError:
             return None
     return None

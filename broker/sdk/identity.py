@@ -72,12 +72,38 @@ class TokenIdentity:
             ConfigInvalid: The CA or the token cannot be read.
         """
         self.text()
-        try:
-            ca = None if self.ca is None else Path(self.ca).read_bytes()
-        except OSError as bad:
-            raise ConfigInvalid("identity", (f"ca {self.ca}: {bad.strerror or 'cannot be read'}",)) from bad
+        ca = _read_ca(self.ca)
         calls = grpc.metadata_call_credentials(_Bearer(self.text), "identity token")
         return grpc.composite_channel_credentials(grpc.ssl_channel_credentials(root_certificates=ca), calls)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyIdentity:
+    """Nothing but a run's key: for `resume` at the broker's login door, where the key says who calls.
+
+    `ca`: as in TokenIdentity.
+    """
+
+    ca: str | Path | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Return credentials for TLS without a certificate. Raises ConfigInvalid: The CA cannot be read."""
+        return grpc.ssl_channel_credentials(root_certificates=_read_ca(self.ca))
+
+
+AnyIdentity = Identity | TokenIdentity | KeyIdentity
+
+
+def without_token(identity: AnyIdentity | None) -> AnyIdentity | None:
+    """Return who to be in calls that a run's key proves: where a token said who calls, it may have ended since."""
+    return KeyIdentity(identity.ca) if isinstance(identity, TokenIdentity) else identity
+
+
+def _read_ca(ca: str | Path | None) -> bytes | None:
+    try:
+        return None if ca is None else Path(ca).read_bytes()
+    except OSError as bad:
+        raise ConfigInvalid("identity", (f"ca {ca}: {bad.strerror or 'cannot be read'}",)) from bad
 
 
 class _Bearer(grpc.AuthMetadataPlugin):
@@ -94,7 +120,7 @@ class _Bearer(grpc.AuthMetadataPlugin):
             callback((), problem)
 
 
-def channel_credentials(identity: Identity | TokenIdentity | None) -> grpc.ChannelCredentials:
+def channel_credentials(identity: AnyIdentity | None) -> grpc.ChannelCredentials:
     """Return credentials for `identity`; without one, TLS by the system's CAs. There is no plaintext.
 
     Raises:

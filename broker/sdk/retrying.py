@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import grpc
 
-from broker.errors import Failure
+from broker.errors import Failure, RunProofRefused
 from broker.sdk.failures import FailedCall, Unreachable, failure_of
+from broker.sdk.run_key import RunKey
 
 # The call may have been done or not; with the same request id, repeating it does nothing twice.
 RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
@@ -22,6 +23,7 @@ class Attempts:
 
     deadline_s: float
     made: int = 0
+    proven_again: bool = False
     told: Failure | None = None
     """What a broker itself gave as the reason of an attempt, the last time that one did."""
 
@@ -34,6 +36,13 @@ class Attempts:
         self.made += 1
         rest_s = random.uniform(0, min(MOST_S, FIRST_S * 2 ** min(self.made, 10)))
         return rest_s if code in RETRYABLE and now_s + rest_s < self.deadline_s else None
+
+    def may_prove_again(self, failure: Failure, key: RunKey | None) -> bool:
+        """Tell whether the proof was refused for our clock, once: the broker told its own, which is gone by now on."""
+        if key is None or self.proven_again or not isinstance(failure, RunProofRefused):
+            return False
+        self.proven_again = key.learn_clock(failure.metadata.get("now", ""))
+        return self.proven_again
 
     def failure(self, failed: FailedCall) -> Failure:
         """Return what to raise if `failed` was the last attempt.

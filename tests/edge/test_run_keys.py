@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
+from broker.errors import Unauthenticated
+from broker.sdk import Client, KeyIdentity, TokenIdentity
 from broker.sdk.run_key import RunKey
 from broker.token.jws import parse_jws
 from broker.token.run_proof import RUN_PROOF_TYP
@@ -292,3 +294,24 @@ def test_p12_a_proof_holds_no_secret_and_is_no_token(keyed):
 
 def test_a_run_without_a_key_asks_for_no_proof(broker):
     assert broker.mint(run=runs_of(broker)).token
+
+
+def test_a_run_survives_the_end_of_the_login_that_opened_it(broker, tmp_path):
+    """And then the end of the harness: it is resumed where nobody is logged in."""
+    login = [broker.github.github_token()]
+    endpoint, ca = f"127.0.0.1:{broker.login_port}", broker.authority.ca
+    wanted = {"realm": "evaluation", "partner": "acme", "models": ["mythos"], "key_file": tmp_path / "run.key"}
+    identity = TokenIdentity(token=lambda: login[0], ca=ca)
+    with Client.connect(endpoint, identity=identity) as client, client.run(**wanted) as run:
+        login[0] = broker.github.github_token(exp=int(time.time()) - 3600)
+        with pytest.raises(Unauthenticated):
+            client.mint(realm="evaluation", partner="acme", models=["mythos"])
+        assert run.token(test="case-1")
+        run.leave()
+    with Client.connect(endpoint, identity=KeyIdentity(ca=ca)) as client:
+        with pytest.raises(Unauthenticated):
+            client.mint(realm="evaluation", partner="acme", models=["mythos"])
+        with client.resume(tmp_path / "run.key") as resumed:
+            assert resumed.id == run.id
+            assert resumed.token(test="case-2")
+    assert not (tmp_path / "run.key").exists()
