@@ -57,7 +57,7 @@ class ConfigInvalid(Failure):
 
 
 class Unauthenticated(Failure):
-    """No usable client certificate, or its principal is unknown."""
+    """No usable client certificate or identity token, or nobody whom the policy knows."""
 
     reason = "UNAUTHENTICATED"
     default_hint = "present a client certificate whose URI SAN the policy names"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from broker.errors import IssuerUnavailable
+from broker.errors import ConfigInvalid, IssuerUnavailable
 
 TIMEOUT_S = 2.0
 MAX_ANSWER_BYTES = 1 << 20
@@ -78,6 +78,16 @@ def ask(
     except (OSError, http.client.HTTPException, ValueError, OverflowError) as bad:
         what = "no answer in time" if isinstance(bad, TimeoutError) else type(bad).__name__
         raise IssuerUnavailable(f"{host}:{port} did not answer as it should: {what}") from bad
+
+
+def must_be_authorities(field: str, ca_file: Path | None) -> None:
+    """Refuse a file without certificates now, instead of at the first request. Raises ConfigInvalid."""
+    if ca_file is None:
+        return
+    try:
+        ssl.create_default_context(cafile=str(ca_file))
+    except OSError as bad:
+        raise ConfigInvalid(field, (f"{ca_file} holds no certificate in PEM",)) from bad
 
 
 def is_public(address: str) -> bool:

@@ -26,7 +26,7 @@ from broker.config import Settings, load_settings
 from broker.doors import Doors
 from broker.edge.cli.context import Context, Identity, Login, context_path, write_context
 from broker.errors import ConfigInvalid, Failure, StoreUnavailable
-from broker.https import Reach
+from broker.https import Reach, must_be_authorities
 from broker.key_home import KeyHome, open_key_home
 from broker.publishing import LogParts
 from broker.sdk import Verifier
@@ -269,6 +269,7 @@ async def _serve(settings: Settings) -> int:
 def _serve_parts(settings: Settings, clock: SystemClock, meter: PrometheusMeter, home: KeyHome) -> Parts:
     url = _store_url(settings)
     sole = settings.store.sole_broker
+    must_be_authorities("identity.ca_file", settings.identity.ca_file)
     return Parts(
         store_url=url,
         headroom_bytes=settings.store.headroom_mib * MIB,

@@ -173,7 +173,10 @@ def _by_identity(proof: IdentityProof, in_force: PolicyInForce) -> Caller:
     if len(found) != 1:
         # Whom it would have been is nobody's business who is not let in.
         what = "no principal" if not found else "more than one principal"
-        raise Unauthenticated(f"the identity of provider {proof.provider} is {what} of the policy")
+        raise Unauthenticated(
+            f"the identity of provider {proof.provider} is {what} of the policy",
+            hint="ask an admin to name it, and it alone, under principals",
+        )
     [principal] = found
     environment = in_force.policy.environment_proven(principal.partner or "", proof.provider, proof.claims)
     return _caller(principal, _seen_from(environment, proof.network), proof)

@@ -141,8 +141,8 @@ def is_signed_by(token: UnverifiedToken, key: ForeignKey) -> bool:
                 public.verify(signature, message, filling, algorithm)
             case ec.EllipticCurvePublicKey() as public:
                 public.verify(_der(signature, public), message, ec.ECDSA(_HASHES[key.alg[2:]]))
-            case ed25519.Ed25519PublicKey() as public:
-                public.verify(signature, message)
+            case _:
+                key.public_key.verify(signature, message)
     except (InvalidSignature, UnsupportedAlgorithm, ValueError):
         return False
     return True

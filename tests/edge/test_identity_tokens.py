@@ -717,6 +717,34 @@ def test_a_token_review_that_says_nothing_is_no_answer(issuer, clock, tmp_path, 
         proven(tokens, issuer.pod_token())
 
 
+def test_a_cluster_that_does_not_let_us_ask_is_no_answer(issuer, clock, tmp_path):
+    tokens, credentials = reviewed(issuer, clock, tmp_path, {}, [])
+    for body, status in ((b"{}", 403), (b"{}", 401), (b"not json", 201), (b"[]", 200)):
+        issuer.answers[REVIEWS] = lambda request, body=body, status=status: issuer.reply(request, body, status=status)
+        with pytest.raises(IssuerUnavailable, match="TokenReview"):
+            proven(tokens, issuer.pod_token())
+    credentials.unlink()
+    with pytest.raises(IssuerUnavailable, match="credentials"):
+        proven(tokens, issuer.pod_token())
+    without = IdentityTokens(Outside(Reach(frozenset({issuer.place}), issuer.papers.ca)), clock)
+    without.configure([provider(issuer, ProviderKind.KUBERNETES, name="cluster", review=issuer.url)])
+    with pytest.raises(IssuerUnavailable, match="no credentials") as caught:
+        proven(without, issuer.pod_token())
+    assert "review_token_files" in caught.value.hint
+
+
+@pytest.mark.parametrize("where", [WELL_KNOWN, "/jwks"])
+@pytest.mark.parametrize("status", [204, 404, 500])
+def test_an_answer_that_is_no_success_is_no_key_set(issuer, clock, where, status):
+    issuer.answers[where] = lambda request: issuer.reply(request, issuer.key_set(), status=status)
+    with pytest.raises(IssuerUnavailable):
+        proven(identities(clock, issuer), issuer.token())
+
+
+def test_a_token_with_more_claims_than_anybody_needs_is_refused(issuer, clock):
+    refusal(identities(clock, issuer), issuer.token(**{f"c{n}": "x" for n in range(101)}))
+
+
 def test_a_token_for_another_audience_is_not_even_shown_to_the_cluster(issuer, clock, tmp_path):
     seen = []
     tokens, _ = reviewed(issuer, clock, tmp_path, {"authenticated": True, "audiences": [AUDIENCE], "user": USER}, seen)
