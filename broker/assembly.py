@@ -376,6 +376,7 @@ class Broker:
             revocations,
             new_id=new_token_id,
             meter=parts.meter,
+            hold=HoldApprovals(self.ledger.approvals),
             max_life=parts.max_run,
         )
         return RunService(runs, self._run_proofs, parts.clock)

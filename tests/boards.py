@@ -15,13 +15,16 @@ from broker.adapters.sql import SqlLedger
 from broker.domain.approval import Standing
 from broker.domain.asking import Ask
 from broker.ledger.entry import Entry, Kind, decode_entry
+from broker.service import runs
 from broker.service.apply_policy import ApplyPolicy
 from broker.service.approving import Approving, Shown, Wish
 from broker.service.calling import Caller, CertificateProof, identify
 from broker.service.metering import Unmetered
 from broker.service.mint import Mint, Minted
 from broker.service.policies import Policies
-from broker.service.ports import RequestKey
+from broker.service.ports import RequestKey, RunRecord
+from broker.service.revoke import Revocations
+from broker.service.runs import Runs
 from broker.service.spending import HoldApprovals
 from broker.service.voting import Signed, Voting
 from broker.token.approval import Decision, Wanted, request_hash
@@ -74,6 +77,7 @@ class Desk:
     voting: Voting
     mint: Mint
     hold: HoldApprovals
+    runs: Runs
     signer: KeyRotation
     people: dict[str, Person]
 
@@ -141,6 +145,12 @@ class Desk:
         reserved = self.mint.reserve(self.caller(by), asks, key or request(principal=by), held).result(30)
         return self.mint.finish(reserved)
 
+    def open_run(
+        self, approval: str | None, *, by: str = CI, key: RequestKey | None = None, **changed: Any
+    ) -> RunRecord:
+        fields = {"realm": "evaluation", "partner": "acme", "models": ("mythos",), "user": "alice", **changed}
+        return self.runs.open(self.caller(by), runs.Wanted(**fields, approval=approval), key or request(principal=by))
+
     def entries(self, *kinds: Kind) -> Sequence[Entry]:
         found = [decode_entry(data) for data in self.ledger.entries(0, self.ledger.head().size)]
         return [entry for entry in found if entry.kind in kinds]
@@ -171,6 +181,15 @@ def open_desk(home: Home, folder: Any, people: dict[str, Person] | None = None) 
         Voting(ledger, approving, policies, clock),
         Mint(ledger, policies, signer, clock, new_id=lambda: secrets.token_urlsafe(16), meter=Unmetered()),
         HoldApprovals(ledger.approvals),
+        Runs(
+            ledger,
+            policies,
+            clock,
+            Revocations(clock, timedelta(days=1)),
+            new_id=lambda: secrets.token_urlsafe(16),
+            meter=Unmetered(),
+            hold=HoldApprovals(ledger.approvals),
+        ),
         signer,
         people or {name: Person(uri) for name, uri in PEOPLE.items()},
     )

@@ -25,6 +25,7 @@ from broker.service.ports import (
     Write,
 )
 from broker.service.revoke import Revocations
+from broker.service.spending import NOTHING_HELD, HoldApprovals, spend_for_run
 from broker.service.users import must_prove_users
 from broker.token.keys import thumbprint
 from broker.token.revocation import Selector
@@ -65,8 +66,10 @@ class Runs:
         *,
         new_id: Callable[[], str],
         meter: Meter,
+        hold: HoldApprovals,
         max_life: timedelta = DEFAULT_MAX_LIFE,
     ) -> None:
+        self._hold = hold
         self._meter = meter
         self._max_life = max_life
         self._ledger = ledger
@@ -82,6 +85,7 @@ class Runs:
             Forbidden: Not for this caller.
             NotGranted, Blocked, Invalid: All that is wrong, in metadata `problem-1`, ...; nothing was written.
             LimitReached: Too many runs are live.
+            ApprovalNeeded, ApprovalOver, ApprovalMismatch, NotFound: As `spend_approval`.
             Whatever `Ledger.append` raises.
         """
         caller.must_be(Role.HARNESS)
@@ -89,6 +93,7 @@ class Runs:
         user, workload = _subject(caller, wanted)
         if (user, workload) != (None, None) or caller.user is not None:
             caller.must_speak_for(user, workload)
+        held = NOTHING_HELD if wanted.approval is None else self._hold([wanted.approval], {})
         for _ in range(MAX_ATTEMPTS):
             in_force = self._policies.current()
             must_still_be_known(caller, in_force)
@@ -115,20 +120,27 @@ class Runs:
                 environment=caller.environment,
                 grants=grants,
                 key=wanted.key,
-                approval=wanted.approval,
             )
+            spending = spend_for_run(
+                run, wanted.approval, caller.principal, held, in_force.policy, now, request, self._meter
+            )
+            run = replace(run, approval=wanted.approval if spending.guards else None)
             body = {**_opened_body(run), "request": request.request_id, "proof": caller.proven_by}
             ids = [grant for _, grant in grants]
             write = Write(
                 [
                     lambda index, at=now, body=body: encode_entry(  # type: ignore[misc]
                         Entry(index, Kind.RUN_OPENED, at, caller.principal, body)
-                    )
+                    ),
+                    *spending.drafts,
                 ],
                 request=request,
                 expecting=in_force.version,
-                guards=limits_of_run(ids, run.partner, user, workload, in_force.policy, now),
-                effects=(RunOpened(run),),
+                guards=(
+                    *limits_of_run(ids, run.partner, user, workload, in_force.policy, now),
+                    *spending.guards,
+                ),
+                effects=(RunOpened(run), *spending.effects),
             )
             try:
                 appended = self._ledger.append(write).result()
@@ -207,13 +219,14 @@ def _subject(caller: Caller, wanted: Wanted) -> tuple[str | None, str | None]:
     """Return for whom the run is.
 
     A run without a key may be for anybody of the partner, as its certificate speaks for all of them; one with a
-    key goes on without one, so it is for whom its opener is, unless another is named.
+    key goes on without one, so it is for whom its opener is, unless another is named; and so is one that was
+    approved, because people approve it for somebody.
     """
     if caller.beside is not None:
         return wanted.user or caller.beside.name, wanted.workload or caller.workload
     if wanted.user is not None or wanted.workload is not None:
         return wanted.user, wanted.workload
-    if wanted.key is not None or caller.user is not None:
+    if wanted.key is not None or wanted.approval is not None or caller.user is not None:
         return caller.user, caller.workload
     return None, None
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from broker.domain.approval import Ended, Standing, difference, is_within_run, judge
-from broker.domain.asking import Ask
+from broker.domain.asking import UNRECOGNISED, Ask
 from broker.domain.policy import Grant, Policy
 from broker.errors import ApprovalMismatch, ApprovalNeeded, ApprovalOver, NotFound
 from broker.ledger.entry import Entry, Kind, encode_entry
 from broker.service.approval_ports import ApprovalEnded, ApprovalIsOpen, ApprovalRecord, Approvals
 from broker.service.enforcing import Demand, enforce
 from broker.service.metering import Meter
-from broker.service.ports import Draft, Effect, Guard, RequestKey
+from broker.service.ports import Draft, Effect, Guard, RequestKey, RunRecord
 from broker.token.approval import Wanted, request_hash
 
 MAX_KNOWN = 10_000
@@ -76,6 +76,43 @@ class HoldApprovals:
             {approval: found[approval] for approval in named if approval in found},
             {run: known.get(approval) for run, approval in runs.items() if approval is not None},
         )
+
+
+def spend_for_run(
+    run: RunRecord,
+    named: str | None,
+    requester: str,
+    held: Held,
+    policy: Policy,
+    now: datetime,
+    request: RequestKey,
+    meter: Meter,
+) -> Spending:
+    """Return what spends the approval that opening `run` needs, for all of its models; `named`: the one to spend.
+
+    A run that is for anybody of the partner needs none: each of its tokens does. Raises as `spend_approval`.
+    """
+    known = (policy.grant(name) for _, name in run.grants)
+    demanding = [one for one in known if one is not None and one.approvals is not None]
+    # One that is only audited refuses nothing: it is noted, unless another one refuses.
+    enforced = {one.id for one in demanding if not one.is_audit_only}
+    needing = sorted(enforced or {one.id for one in demanding})
+    if run.user is None and run.workload is None:
+        if named is not None:
+            raise ApprovalMismatch("an approved run is for somebody", metadata={"field": "user"})
+        return NOTHING_SPENT
+    if not needing and named is None:
+        return NOTHING_SPENT
+    if len(enforced) > 1:
+        raise ApprovalNeeded(
+            f"the run's models need approvals under {', '.join(needing)}",
+            hint="open a run for the models of each",
+            metadata={"grant": needing[0], "purpose": Wanted.RUN.value},
+        )
+    ask = Ask(run.realm, run.partner, run.user, run.workload, run.models, run.environment or UNRECOGNISED)
+    grant = needing[0] if needing else run.grants[0][1]
+    use = Use(Wanted.RUN, ask, grant, run.lease_s, requester, named, run.id)
+    return spend_approval([use], held, policy, now, request, meter)
 
 
 def is_about_approval(ask: Ask, grant: str, policy: Policy) -> bool:

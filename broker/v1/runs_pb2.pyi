@@ -62,7 +62,7 @@ class Run(_message.Message):
     def __init__(self, id: _Optional[str] = ..., realm: _Optional[str] = ..., partner: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., state: _Optional[_Union[RunState, str]] = ..., opened_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease_ends_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., user: _Optional[str] = ..., workload: _Optional[str] = ..., environment: _Optional[str] = ..., key_thumbprint: _Optional[str] = ..., approval: _Optional[str] = ..., grants: _Optional[_Mapping[str, str]] = ..., opened_by: _Optional[str] = ...) -> None: ...
 
 class OpenRunRequest(_message.Message):
-    __slots__ = ("request_id", "realm", "partner", "models", "lease", "user", "workload", "user_token", "run_key")
+    __slots__ = ("request_id", "realm", "partner", "models", "lease", "user", "workload", "user_token", "run_key", "approval")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     REALM_FIELD_NUMBER: _ClassVar[int]
     PARTNER_FIELD_NUMBER: _ClassVar[int]
@@ -72,6 +72,7 @@ class OpenRunRequest(_message.Message):
     WORKLOAD_FIELD_NUMBER: _ClassVar[int]
     USER_TOKEN_FIELD_NUMBER: _ClassVar[int]
     RUN_KEY_FIELD_NUMBER: _ClassVar[int]
+    APPROVAL_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     realm: str
     partner: str
@@ -81,7 +82,8 @@ class OpenRunRequest(_message.Message):
     workload: str
     user_token: str
     run_key: str
-    def __init__(self, request_id: _Optional[str] = ..., realm: _Optional[str] = ..., partner: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., user: _Optional[str] = ..., workload: _Optional[str] = ..., user_token: _Optional[str] = ..., run_key: _Optional[str] = ...) -> None: ...
+    approval: str
+    def __init__(self, request_id: _Optional[str] = ..., realm: _Optional[str] = ..., partner: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., user: _Optional[str] = ..., workload: _Optional[str] = ..., user_token: _Optional[str] = ..., run_key: _Optional[str] = ..., approval: _Optional[str] = ...) -> None: ...
 
 class OpenRunResponse(_message.Message):
     __slots__ = ("run",)

@@ -473,6 +473,104 @@ def test_too_few_in_time_and_it_expires_unused_in_time_and_it_lapses(sqlite_home
     desk.signer.close()
 
 
+# Runs.
+
+FOR_RUN = replace(FOR_ALICE, purpose=Wanted.RUN)
+
+
+def test_a_run_needs_the_approval_and_its_tokens_need_no_other(desks: tuple[Desk, Desk]) -> None:
+    one, two = desks
+    refusal = refused_by(ApprovalNeeded, one, lambda: one.open_run(None))
+    assert refusal.metadata == {"grant": "acme-evaluation", "purpose": "run"}
+    approval = two.approved(FOR_RUN)
+    run = one.open_run(approval)
+    assert run.approval == approval
+    [record] = two.ledger.approvals.approvals_by_id([approval])
+    assert record.approval.ended is not None
+    assert record.approval.ended.on == run.id
+    # As many as it likes, on every broker, of each instance.
+    assert len(two.minting(*[None] * 5, run=run.id)) == 5
+    assert one.minting(None, run=run.id, models=("mythos@a",), ttl_s=7)
+    # Opened already, it goes on when the grant demands more.
+    one.apply(BOARD.replace("needed: 2", "needed: 3"))
+    two.policies.refresh()
+    assert two.minting(None, run=run.id)
+
+
+def test_b15_an_approved_run_is_for_whom_and_for_what_it_was_approved(desk: Desk) -> None:
+    run = desk.open_run(desk.approved(FOR_RUN))
+    for changed in ({"user": None, "workload": "nightly"}, {"models": ("oracle",)}, {"workload": "nightly"}):
+        refused_by(ApprovalNeeded, desk, lambda changed=changed: desk.minting(None, run=run.id, **changed))
+    # A run that was opened when nobody had to approve it is no approved one.
+    desk.apply(BOARD.replace(f"approvals: {RULE}, ", ""))
+    free = desk.open_run(None)
+    assert desk.minting(None, run=free.id)
+    desk.apply(BOARD)
+    refused_by(ApprovalNeeded, desk, lambda: desk.minting(None, run=free.id))
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"models": ("oracle",)}, "models"),
+        ({"models": ("mythos", "oracle")}, "models"),
+        ({"user": None, "workload": "nightly"}, "user"),
+        ({"lease_s": 299}, "lifetime"),
+        ({"lease_s": 3000}, "lifetime"),
+    ],
+)
+def test_b15_an_approval_is_for_exactly_the_run_that_was_asked_for(
+    desk: Desk, changed: dict[str, Any], field: str
+) -> None:
+    approval = desk.approved(FOR_RUN)
+    refusal = refused_by(ApprovalMismatch, desk, lambda: desk.open_run(approval, **changed))
+    assert refusal.metadata == {"field": field}
+    assert desk.open_run(approval, lease_s=300)
+
+
+def test_b15_an_approval_of_a_token_or_of_another_partner_opens_no_run(desk: Desk) -> None:
+    approval = desk.approved()
+    assert refused_by(ApprovalMismatch, desk, lambda: desk.open_run(approval)).metadata == {"field": "purpose"}
+    refused_by(NotFound, desk, lambda: desk.open_run("never-was-asked-for-00"))
+    globex = {"by": "spiffe://globex.example/cluster", "partner": "globex", "user": "bob"}
+    for_run = desk.approved(FOR_RUN)
+    theirs = refused_by(NotFound, desk, lambda: desk.open_run(for_run, **globex))
+    assert str(theirs) == str(refused_by(NotFound, desk, lambda: desk.open_run("never-was-asked-for-00", **globex)))
+
+
+def test_b3_of_64_runs_that_open_with_it_on_two_brokers_exactly_one_does(desks: tuple[Desk, Desk]) -> None:
+    approval = desks[0].approved(FOR_RUN)
+    size = desks[0].ledger.head().size
+
+    def open_run(number: int) -> Any:
+        try:
+            return desks[number % 2].open_run(approval)
+        except Failure as failure:
+            return failure
+
+    with ThreadPoolExecutor(RACERS) as pool:
+        found = list(pool.map(open_run, range(RACERS)))
+    assert sum(not isinstance(one, Failure) for one in found) == 1
+    assert {type(one) for one in found if isinstance(one, Failure)} == {ApprovalOver}
+    assert desks[0].ledger.head().size == size + 2
+    assert len(desks[1].ledger.runs("acme", 100)) == 1
+
+
+def test_b3_the_run_that_is_opened_again_with_the_same_request_id_is_the_same(desk: Desk) -> None:
+    approval, key = desk.approved(FOR_RUN), request("open")
+    first = desk.open_run(approval, key=key)
+    assert desk.open_run(approval, key=key).id == first.id
+    refused_by(ApprovalOver, desk, lambda: desk.open_run(approval))
+
+
+def test_a_run_for_nobody_in_particular_is_opened_without_and_each_token_of_it_needs_one(desk: Desk) -> None:
+    run = desk.open_run(None, user=None)
+    refused_by(ApprovalNeeded, desk, lambda: desk.minting(None, run=run.id))
+    # Without a name it is for whom the caller is, as the request was.
+    wish = replace(FOR_RUN, user=None, workload="nightly")
+    assert desk.open_run(desk.approved(wish), user=None).workload == "nightly"
+
+
 # Asking.
 
 

@@ -44,6 +44,7 @@ class RunService(runs_pb2_grpc.RunServiceServicer):
             user=identifier("user", request.user) if request.user else None,
             workload=identifier("workload", request.workload) if request.workload else None,
             key=_key(request.run_key),
+            approval=opaque_id("approval", request.approval) if request.approval else None,
         )
         if wanted.key is not None:
             self._run_proofs.of_new(wanted.key, context, "RunService/OpenRun", request)

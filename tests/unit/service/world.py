@@ -21,6 +21,7 @@ from broker.service.policy_versions import PolicyVersions
 from broker.service.ports import RequestKey
 from broker.service.revoke import Reinstate, Revocations, Revoke
 from broker.service.runs import Runs, Wanted
+from broker.service.spending import HoldApprovals
 from tests.moved_clock import MovedClock
 from tests.served import ADMIN
 
@@ -93,7 +94,15 @@ def make_world(folder: Path) -> World:
         PlanPolicy(ledger, ledger.proofs, policies, apply, clock, digest=digest),
         Revoke(ledger, policies, revocations, Unmetered()),
         Reinstate(ledger, policies, clock),
-        Runs(ledger, policies, clock, revocations, new_id=lambda: secrets.token_urlsafe(16), meter=Unmetered()),
+        Runs(
+            ledger,
+            policies,
+            clock,
+            revocations,
+            new_id=lambda: secrets.token_urlsafe(16),
+            meter=Unmetered(),
+            hold=HoldApprovals(ledger.approvals),
+        ),
         KnownRuns(ledger),
         Lapses(ledger, revocations, clock),
         Explain(policies),
