@@ -51,6 +51,7 @@ class RealmKeys:
 
     realm: str = "evaluation"
     now_s: int = NOW_S
+    life_s: int = 600
     root: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
     feed: CertifiedKey = field(init=False)
     token: CertifiedKey = field(init=False)
@@ -61,7 +62,8 @@ class RealmKeys:
 
     @classmethod
     def of_today(cls, realm: str = "evaluation") -> "RealmKeys":
-        return cls(realm, int(time.time()))
+        # What a session makes at its start is used at its end, which may be half an hour later.
+        return cls(realm, int(time.time()), life_s=6 * 3600)
 
     @property
     def trust(self) -> RealmTrust:
@@ -100,7 +102,7 @@ class RealmKeys:
             client_id="spiffe://example.org/harness/acme",
             iat=self.now_s,
             nbf=self.now_s - 5,
-            exp=self.now_s + 600,
+            exp=self.now_s + self.life_s,
             jti=secrets.token_urlsafe(16),
             scope="model:mythos",
             realm=self.realm,

@@ -19,7 +19,9 @@ from tests.edge.cli.served import Hang, InTurn, Served
 from tests.edge.cli.test_listening import VERIFIERS
 from tests.edge.cli.test_revoking import COMMITTED, PROGRESS
 
-MAIN = (sys.executable, "-c", "from broker.edge.cli import main; main()")
+# As from a terminal: whoever runs the tests in the background made their children deaf to Ctrl-C.
+HEARING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+MAIN = (sys.executable, "-c", f"{HEARING}; from broker.edge.cli import main; main()")
 DEADLINE_S = 30
 Start = Callable[..., subprocess.Popen[str]]
 

@@ -138,7 +138,7 @@ def test_p4_a_snapshot_in_place_of_the_state_is_compared_anew():
 
 
 def test_a_token_of_which_the_key_ended_is_refused_though_it_was_accepted():
-    ends = KEYS.certified(Purpose.TOKEN, expires=KEYS.now_s + 4000, signs_until=KEYS.now_s + 3000)
+    ends = KEYS.certified(Purpose.TOKEN, expires=KEYS.now_s + 40_000, signs_until=KEYS.now_s + 30_000)
     one = verifier(keys=[ends.certificate])
     token = KEYS.mint(by=ends)
     one.verify(token, "mythos")
