@@ -2,13 +2,17 @@
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from broker.ledger.entry import Kind, decode_entry
 from broker.token.keys import public_jwk, raw_signature, thumbprint
-from broker.token.receipts import BATCH_CONTEXT, Line, What, enrolment, spell_batch
+from broker.token.receipts import BATCH_CONTEXT, Batch, Line, What, batch_of, enrolment, spell_batch
+from tests.stores import Home
 
 INCARNATION = "an-incarnation"
 _ES256 = ec.ECDSA(hashes.SHA256())
@@ -58,3 +62,23 @@ class ReceiptKey:
             lines=lines,
         )
         return body, self.sign(BATCH_CONTEXT + body)
+
+
+def batches_in(folder: Path) -> list[Batch]:
+    """Return the batches in the ledger of the broker whose data is in `folder`, in their order."""
+    home = Home("sqlite", f"sqlite:///{folder / 'data' / 'ledger.db'}")
+    found = [decode_entry(bytes(row[0])) for row in home.sql("SELECT entry FROM ledger ORDER BY idx")]
+    return [batch_of(entry.body["batch"]) for entry in found if entry.kind is Kind.RECEIPTS_KEPT]
+
+
+def lines_in(folder: Path, what: What = What.ACCEPTED) -> list[Line]:
+    """Return the receipts of one kind in that ledger."""
+    return [line for batch in batches_in(folder) for line in batch.lines if line.what is what]
+
+
+def alarms_in(folder: Path) -> list[str]:
+    """Return the problems that were alarms, in that ledger."""
+    home = Home("sqlite", f"sqlite:///{folder / 'data' / 'ledger.db'}")
+    found = [decode_entry(bytes(row[0])) for row in home.sql("SELECT entry FROM ledger ORDER BY idx")]
+    bodies: list[Any] = [entry.body for entry in found if entry.kind is Kind.RECEIPTS_ALARMED]
+    return [str(one["problem"]) for body in bodies for one in body["problems"]]

@@ -5,6 +5,7 @@ from broker.errors import (
     Malformed,
     NotAllowed,
     NotYetValid,
+    ReceiptsUnkept,
     Rejected,
     Revoked,
     Stale,
@@ -17,6 +18,7 @@ from broker.sdk.async_client import AsyncClient
 from broker.sdk.async_run import AsyncRun
 from broker.sdk.client import Client
 from broker.sdk.identity import Identity, KeyIdentity, TokenIdentity
+from broker.sdk.receipting import ReceiptPace
 from broker.sdk.run import Run
 from broker.sdk.uses import Proof, Use
 from broker.sdk.verifier import Verifier, VerifierState
@@ -33,6 +35,8 @@ __all__ = [
     "NotAllowed",
     "NotYetValid",
     "Proof",
+    "ReceiptPace",
+    "ReceiptsUnkept",
     "Rejected",
     "Revoked",
     "Run",

@@ -18,6 +18,7 @@ from broker.sdk.following import Follower, Step
 from broker.sdk.identity import Identity, channel_credentials
 from broker.sdk.opening import MAX_MESSAGE_BYTES
 from broker.sdk.outside import OUTSIDE, Outside
+from broker.sdk.receipting import Receipts
 from broker.sdk.remembered import Remembered
 from broker.sdk.stream import Keeper, Pace, Stream
 
@@ -73,8 +74,10 @@ class Feed:
         remembered: Remembered | None,
         on_step: Callable[[Step], None],
         answers: Answers | None = None,
+        receipts: Receipts | None = None,
     ) -> None:
         self._answers = answers
+        self._receipts = receipts
         self._connection = connection
         self._follower = follower
         self._keeper = Keeper(remembered, connection.pace, connection.outside)
@@ -150,7 +153,9 @@ class Feed:
         failures = 0
         while not self._leaving.is_set():
             self.endpoint = self._connection.endpoints[self._next % len(self._connection.endpoints)]
-            stream = Stream(self._follower, self._keeper, pace, self._note, self._trouble, outside, self._answers)
+            stream = Stream(
+                self._follower, self._keeper, pace, self._note, self._trouble, outside, self._answers, self._receipts
+            )
             self._stream = stream
             await self._listen(stream)
             self._stream = None

@@ -9,6 +9,7 @@ from broker.sdk.opening import (
     MAX_PARTS,
     MS_PER_S,
     OpenedEcho,
+    OpenedKept,
     Opener,
     later,
     revocations_of,
@@ -53,6 +54,8 @@ class Trusted:
     heartbeat_ms: int
     time: BrokerTime | None
     accept_until_ns: int
+    receipts: int = feed_pb2.RECEIPT_DEMAND_UNSPECIFIED
+    """Which receipts the policy demands: a ReceiptDemand."""
 
 
 def nothing_trusted() -> Trusted:
@@ -62,11 +65,15 @@ def nothing_trusted() -> Trusted:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a message did. Only a step `in_force` is acknowledged; `is_part`: of a snapshot not yet complete."""
+    """What a message did. Only a step `in_force` is acknowledged; `is_part`: of a snapshot not yet complete.
+
+    `kept`: the broker's answer to receipts, which changes nothing here.
+    """
 
     in_force: bool = False
     has_contents: bool = False
     is_part: bool = False
+    kept: feed_pb2.ReceiptsKept | None = None
 
 
 @dataclass(slots=True)
@@ -160,6 +167,9 @@ class Follower:
         self._must_be_current(opened.key, body.wall_ms)
         if self._mark.incarnation not in ("", body.incarnation):
             raise FrameForked("a frame of another incarnation of the ledger")
+        if isinstance(opened, OpenedKept):
+            return Step(kept=opened.body)
+        body = opened.body
         match body.kind:
             case feed_pb2.FRAME_KIND_SNAPSHOT:
                 step = self._take_snapshot(body, arrived_ns)
@@ -274,6 +284,7 @@ class Follower:
                 boot=body.boot,
                 lease_ms=beat.lease_ms,
                 heartbeat_ms=body.heartbeat_ms,
+                receipts=body.receipts,
             )
         )
         return step

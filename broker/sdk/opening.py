@@ -21,6 +21,7 @@ from broker.v1 import feed_pb2
 
 FRAME_CONTEXT = b"broker.v1.FrameBody\x00"
 ECHO_CONTEXT = b"broker.v1.EchoBody\x00"
+KEPT_CONTEXT = b"broker.v1.ReceiptsKept\x00"
 MAX_BODY_BYTES = 4 << 20
 # The body, its signature and a certificate.
 MAX_MESSAGE_BYTES = MAX_BODY_BYTES + (16 << 10)
@@ -31,6 +32,7 @@ MAX_NAME_CHARS = 128
 NS_PER_S = 1_000_000_000
 MS_PER_S = 1000
 
+_DEMANDS = frozenset(feed_pb2.ReceiptDemand.values())
 _DIMENSIONS: Mapping[int, Dimension] = {int(dimension): dimension for dimension in Dimension}
 
 
@@ -50,6 +52,14 @@ class OpenedEcho:
     key: TrustedKey
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedKept:
+    """As OpenedFrame, of the answer to receipts."""
+
+    body: feed_pb2.ReceiptsKept
+    key: TrustedKey
+
+
 class Opener:
     """Checks form, signature and realm of what one realm's feed carries. Judges no time and no order."""
 
@@ -58,7 +68,7 @@ class Opener:
         # The feed key changes once in hours: its certificate is checked once, not with each heartbeat.
         self._known: tuple[str, TrustedKey] | None = None
 
-    def open(self, message: bytes) -> OpenedFrame | OpenedEcho:
+    def open(self, message: bytes) -> OpenedFrame | OpenedEcho | OpenedKept:
         """Open a serialized ListenResponse.
 
         Raises:
@@ -78,6 +88,8 @@ class Opener:
                 return self._frame(unverified.frame)
             case "echo":
                 return self._echo(unverified.echo)
+            case "receipts_kept":
+                return self._kept(unverified.receipts_kept)
             case _:
                 raise FrameRefused("a message that is neither frame nor echo")
 
@@ -106,6 +118,8 @@ class Opener:
             raise FrameRefused("a frame without incarnation or boot id")
         if not 0 < body.lease_ms <= MAX_LEASE_MS or body.wall_ms <= 0:
             raise FrameRefused("a frame with an impossible lease or wall clock")
+        if body.receipts not in _DEMANDS:
+            raise FrameRefused("a frame that demands unknown receipts", hint="update the SDK")
         return OpenedFrame(body, key)
 
     def _echo(self, signed: feed_pb2.SignedEcho) -> OpenedEcho:
@@ -118,6 +132,15 @@ class Opener:
         if not 0 < len(body.boot) <= MAX_NAME_CHARS:
             raise FrameRefused("an echo without boot id")
         return OpenedEcho(body, key)
+
+    def _kept(self, signed: feed_pb2.SignedReceiptsKept) -> OpenedKept:
+        key = self._signed_by(signed.certificate, signed.signature, KEPT_CONTEXT + signed.body)
+        try:
+            body = feed_pb2.ReceiptsKept.FromString(signed.body)
+        except DecodeError as bad:
+            raise FrameRefused("an answer to receipts that cannot be parsed") from bad
+        self._must_be_ours(body.realm)
+        return OpenedKept(body, key)
 
     def _must_be_ours(self, realm: str) -> None:
         if realm != self._trust.realm:

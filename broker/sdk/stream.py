@@ -17,6 +17,7 @@ from broker.errors import Failure, FrameRefused, Stale
 from broker.sdk.answering import Answers, question_of
 from broker.sdk.following import Follower, Mark, Step
 from broker.sdk.outside import OUTSIDE, Outside
+from broker.sdk.receipting import Receipts
 from broker.sdk.remembered import Remembered
 from broker.v1 import feed_pb2
 
@@ -24,8 +25,9 @@ EOF: Any = vars(grpc.aio)["EOF"]  # the stubs lack it
 log = logging.getLogger("broker.sdk")
 
 LISTEN = "/broker.v1.FeedService/Listen"
-# What the broker may send besides frames and echoes.
+# What the broker may send besides frames and echoes, and that receipts are kept where they are demanded.
 SPEAKS = ("probe", "survey")
+SPEAKS_OF_RECEIPTS = "receipts"
 NONCE_BYTES = 16
 MAX_DETAIL_CHARS = 200
 MAX_UNSENT = 256
@@ -101,7 +103,11 @@ class Stream:
         trouble: Callable[[str], None],
         outside: Outside = OUTSIDE,
         answers: Answers | None = None,
+        receipts: Receipts | None = None,
     ) -> None:
+        self._receipts = receipts
+        # Behind all that is urgent; a few, by the window that each key has.
+        self._outgoing: deque[feed_pb2.ListenRequest] = deque()
         self._outside = outside
         self._answers = answers
         # A broker that asks and does not read the answers fills no memory.
@@ -149,14 +155,32 @@ class Stream:
         method: Any = channel.stream_stream(LISTEN, feed_pb2.ListenRequest.SerializeToString, None)
         call = method()
         writing = asyncio.create_task(self._write(call, realm))
+        if self._receipts is not None:
+            self._receipts.begin_stream(self._sender())
         try:
             await self._read(call, writing)
         finally:
+            if self._receipts is not None:
+                self._receipts.end_stream()
             if self._answers is not None:
                 self._answers.end_stream()
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
             call.cancel()
+
+    def _sender(self) -> Callable[[feed_pb2.ListenRequest], None]:
+        """Return how the receipts' thread hands over what it sends."""
+        loop = asyncio.get_running_loop()
+
+        def hand(request: feed_pb2.ListenRequest) -> None:
+            self._outgoing.append(request)
+            self._wake.set()
+
+        def send(request: feed_pb2.ListenRequest) -> None:
+            with suppress(RuntimeError):  # the loop may be closed already
+                loop.call_soon_threadsafe(hand, request)
+
+        return send
 
     def _tell(self, answer: feed_pb2.ListenRequest) -> None:
         self._told.append(answer)
@@ -177,8 +201,7 @@ class Stream:
                 continue
             if message is EOF:
                 raise Stale("the broker ended the stream", hint="it is probably restarting")
-            if self._answers is not None and (question := question_of(message)) is not None:
-                self._answers.answer(question, self._tell)
+            if self._answered(message):
                 continue
             before_ns = self._follower.state.accept_until_ns
             try:
@@ -186,6 +209,8 @@ class Stream:
             except FrameRefused as refused:
                 await self._refuse(refused, writing)
                 raise
+            if self._is_answer(step):
+                continue
             self._note(step)
             # The lease is what counts: a stream that does not extend it is as good as silent.
             if self._follower.state.accept_until_ns > before_ns:
@@ -198,6 +223,20 @@ class Stream:
                 self._is_ack_urgent = True
                 self._keeper.owe()
             self._wake.set()
+
+    def _is_answer(self, step: Step) -> bool:
+        """Hand over the broker's answer to receipts, which is no frame."""
+        if step.kept is not None and self._receipts is not None:
+            self._receipts.take(step.kept)
+        return step.kept is not None
+
+    def _answered(self, message: bytes) -> bool:
+        """Answer a message if it is a question."""
+        question = question_of(message) if self._answers is not None else None
+        if self._answers is None or question is None:
+            return False
+        self._answers.answer(question, self._tell)
+        return True
 
     def _patience_s(self) -> float:
         state = self._follower.state
@@ -223,7 +262,7 @@ class Stream:
             version=sdk_version(),
             incarnation=mark.incarnation,
             head=mark.head,
-            speaks=SPEAKS if self._answers is not None else (),
+            speaks=self._speaks(),
         )
         await call.write(feed_pb2.ListenRequest(hello=hello))
         await self._ask_echo(call)
@@ -246,6 +285,17 @@ class Stream:
                 self._nacks_sent.set()
             if self._is_ack_due and self._outside.monotonic_s() >= self._ack_at_s():
                 await self._acknowledge(call)
+            if self._outgoing:
+                # One at a time, so that an acknowledgement never waits behind many.
+                await call.write(self._outgoing.popleft())
+                if self._outgoing:
+                    self._wake.set()
+
+    def _speaks(self) -> list[str]:
+        return [
+            *(SPEAKS if self._answers is not None else ()),
+            *((SPEAKS_OF_RECEIPTS,) if self._receipts is not None else ()),
+        ]
 
     def _rest_s(self) -> float | None:
         until_s = min(self._echo_at_s(), self._ack_at_s()) if self._is_ack_due else self._echo_at_s()

@@ -12,6 +12,7 @@ from typing import Self
 
 from broker.errors import Rejected, Revoked, Stale
 from broker.sdk.following import NEVER_NS, Trusted
+from broker.sdk.noting import Noted, Noting
 from broker.sdk.outside import OUTSIDE, Outside
 from broker.token.claims import Claims
 
@@ -41,8 +42,15 @@ class Use:
     It is cancelled by a matching revocation, the token's end, or a lapsed lease, and stays cancelled.
     """
 
-    def __init__(self, uses: "Uses", token: str, model: str, *, is_canary: bool = False) -> None:
+    def __init__(
+        self, uses: "Uses", token: str, model: str, *, is_canary: bool = False, request_hash: bytes | None = None
+    ) -> None:
         self._uses = uses
+        # What its receipt tells.
+        self._request_hash = request_hash
+        self._noted: Noted | None = None
+        self._calls = 0
+        self._size = 0
         # A drill's own use: it is cut as any other, and counted nowhere.
         self.is_canary = is_canary
         self._token = token
@@ -86,6 +94,12 @@ class Use:
             raise self._reason
         return self._uses.verify(self._token, self._model)
 
+    def count(self, *, calls: int = 1, size: int = 0) -> None:
+        """Add to what its receipt will tell: calls that were made, bytes that were carried. From any thread."""
+        with self._uses.counting:
+            self._calls += calls
+            self._size += size
+
     def on_cancel(self, callback: Callable[[], object]) -> None:
         """Call `callback` once when the use is cancelled; at once if it was. It runs in another thread."""
         if not self._uses.attach(self._callbacks, callback, self):
@@ -109,6 +123,7 @@ class Use:
 
     def __enter__(self) -> Self:
         self._proof = None
+        self._calls = self._size = 0
         self._uses.begin(self)
         return self
 
@@ -134,8 +149,11 @@ class Uses:
         outside: Outside = OUTSIDE,
         *,
         spend: Callable[[Claims], None] = lambda _: None,
+        noting: Noting | None = None,
     ) -> None:
         self.verify = verify
+        self.counting = threading.Lock()
+        self._noting = noting
         # Once, as it begins: being judged again is no further use.
         self._spend = spend
         self._outside = outside
@@ -186,9 +204,11 @@ class Uses:
                 raise Stale("the verifier is closed", hint="make a new one")
             self._held.add(use)
             self._began += 1
+        before = self._state()
         try:
             proof = use.check()
             self._spend(proof.claims)
+            self._note(use, proof, before)
             with self._changed:
                 if use.reason is not None:
                     # Cancelled in between: it never ran, so it is refused and was not cut.
@@ -202,16 +222,28 @@ class Uses:
                 use._proof = proof  # noqa: SLF001 - the two classes are one mechanism under one lock
                 self._running += use.counts
                 self._changed.notify_all()
-        except BaseException:
+        except BaseException as refused:
             self.end(use)
+            if self._noting is not None and isinstance(refused, Rejected) and not use.is_canary:
+                self._noting.denied(refused, use._token, use._model, before)  # noqa: SLF001 - as above
             raise
         return proof
+
+    def _note(self, use: Use, proof: Proof, before: Trusted) -> None:
+        """Note its receipt; that of a drill is of nobody."""
+        if self._noting is not None and not use.is_canary:
+            request_hash = use._request_hash  # noqa: SLF001 - as in begin
+            use._noted = self._noting.accepted(proof.claims, proof.model, before, request_hash)  # noqa: SLF001 - as in begin
 
     def end(self, use: Use) -> None:
         """Let go of `use`; its callbacks will not be called."""
         with self._changed:
             self._let_go(use)
             use._callbacks.clear()  # noqa: SLF001 - as in begin
+            noted, use._noted = use._noted, None  # noqa: SLF001 - as in begin
+        if noted is not None and self._noting is not None:
+            why = use.reason.reason if use.reason is not None else ""
+            self._noting.ended(noted, why, use._calls, use._size)  # noqa: SLF001 - as in begin
 
     def attach(self, to: list[Callable[[], object]], call: Callable[[], object], use: Use) -> bool:
         """Add a callback of `use`; return False when it was cancelled already."""
@@ -258,9 +290,11 @@ class Uses:
         with self._changed:
             self._changed.notify_all()
 
-    def forget_after_fork(self) -> None:
+    def forget_after_fork(self, noting: Noting | None = None) -> None:
         """In a child: the locks may be held by threads that are no more; every use is over."""
         self._changed = threading.Condition()
+        self.counting = threading.Lock()
+        self._noting = noting
         self._thread = None
         self._due.clear()
         for use in self._held:
@@ -268,6 +302,8 @@ class Uses:
             use._cancelled = threading.Event()  # noqa: SLF001 - as in begin
             use._cancelled.set()  # noqa: SLF001 - as in begin
             use._callbacks, use._wakers = [], []  # noqa: SLF001 - as in begin
+            # Its receipt is the parent's.
+            use._noted = None  # noqa: SLF001 - as in begin
         self._held = set()
         self._running = 0
         self._cuts = {}

@@ -5,20 +5,24 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from broker.errors import ConfigInvalid, Malformed, NotAllowed, Revoked, Stale, Untrusted
+from broker.errors import ConfigInvalid, Malformed, NotAllowed, ReceiptsUnkept, Rejected, Revoked, Stale, Untrusted
 from broker.sdk.answering import Answers
 from broker.sdk.feed import Connection, Feed
 from broker.sdk.following import Follower, Step, Trusted, nothing_trusted
 from broker.sdk.forking import follow_forks
 from broker.sdk.identity import Identity, endpoint_list
+from broker.sdk.noting import Noting, must_be_hash
+from broker.sdk.receipting import DEFAULT_SPOOL_BYTES, ReceiptPace, Receipts
 from broker.sdk.remembered import Remembered
 from broker.sdk.spending import Spending
 from broker.sdk.stream import Pace
 from broker.sdk.uses import NS_PER_S, Proof, Use, Uses
+from broker.token.claims import Claims
 from broker.token.keys import RealmTrust, parse_trust
 from broker.token.lease import BrokerTime
 from broker.token.revocation import Facts
@@ -35,6 +39,7 @@ from broker.token.verification import (
 # A token for `name` covers every `name@instance`, and whoever names them shall not fill the memory.
 MAX_MODELS_PER_TOKEN = 32
 MAX_CACHED_TOKENS = 16_384
+DRAIN_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,8 @@ class VerifierState:
     uses: int
     endpoint: str
     problem: str
+    receipts_waiting: int = 0
+    """Receipts that the broker has not acknowledged."""
 
     @property
     def is_fresh(self) -> bool:
@@ -98,6 +105,7 @@ class Verifier:
         remembered: Remembered | None = None,
         max_lease_s: float | None = None,
         cached_tokens: int = MAX_CACHED_TOKENS,
+        make_receipts: Callable[[Callable[[], None]], Receipts] | None = None,
     ) -> None:
         self._connection = connection
         self._boottime_ns = connection.outside.boottime_ns
@@ -108,8 +116,16 @@ class Verifier:
         mark = remembered.load() if remembered is not None else None
         self._follower = Follower(trust, mark=mark, max_lease_ms=self._max_lease_ms)
         self._spending = Spending(self._earliest_s)
-        self._uses = Uses(self._accept, lambda: self._follower.state, connection.outside, spend=self._spending.spend)
-        self._feed = Feed(connection, self._follower, remembered, self._on_step, Answers(self._uses))
+        self._make_receipts = make_receipts or partial(Receipts, None, trust.realm)
+        self._receipts, self._noting = self._new_receipts()
+        self._uses = Uses(
+            self._accept,
+            lambda: self._follower.state,
+            connection.outside,
+            spend=self._spending.spend,
+            noting=self._noting,
+        )
+        self._feed = Feed(connection, self._follower, remembered, self._on_step, Answers(self._uses), self._receipts)
         self._young: dict[str, _Seen] = {}
         self._old: dict[str, _Seen] = {}
         self._changed = threading.Condition()
@@ -130,6 +146,8 @@ class Verifier:
         state_dir: str | Path | None = None,
         max_lease_s: float | None = None,
         pace: Pace | None = None,
+        receipt_pace: ReceiptPace | None = None,
+        max_spool_bytes: int = DEFAULT_SPOOL_BYTES,
     ) -> Self:
         """Return a verifier that connects in the background. `wait_fresh` waits until it may accept.
 
@@ -138,9 +156,13 @@ class Verifier:
             realm: The realm whose tokens are accepted.
             trust: What to pin: the path of a trust file, or the realm's part of one.
             identity: The verifier's certificate. Without one, TLS without a client certificate.
-            state_dir: Where to keep how far it is, so that it never goes back, not even by a restart.
+            state_dir: Where to keep how far it is, so that it never goes back, not even by a restart, and
+                receipts until the broker has them: where the realm demands receipts, nothing is accepted
+                without.
             max_lease_s: Shortens the realm's freshness lease; never lengthens it.
             pace: Intervals, where the defaults do not fit.
+            receipt_pace: Intervals of receipts.
+            max_spool_bytes: How much disk receipts may take; beyond it, nothing is accepted.
 
         Raises:
             ConfigInvalid: The trust file, the identity or the folder is unusable.
@@ -153,7 +175,9 @@ class Verifier:
             identity.credentials()
         connection = Connection(endpoint_list(endpoint), realm, identity, pace or Pace())
         remembered = None if state_dir is None else Remembered(state_dir, realm)
-        verifier = cls(connection, pinned, remembered=remembered, max_lease_s=max_lease_s)
+        folder = None if state_dir is None else Path(state_dir)
+        receipts = partial(Receipts, folder, realm, pace=receipt_pace, max_bytes=max_spool_bytes)
+        verifier = cls(connection, pinned, remembered=remembered, max_lease_s=max_lease_s, make_receipts=receipts)
         verifier._feed.start()
         return verifier
 
@@ -162,8 +186,11 @@ class Verifier:
         """The realm whose tokens are accepted."""
         return self._trust.realm
 
-    def verify(self, token: str, model: str) -> Proof:
-        """Accept `token` for a use of `model` now, or refuse. Does no I/O and never waits.
+    def verify(self, token: str, model: str, *, request_hash: bytes | None = None) -> Proof:
+        """Accept `token` for a use of `model` now, or refuse. Never waits for anybody, and does no I/O but one.
+
+        Where the realm demands receipts, one is written to a file first; not to the disk itself, but so
+        that it survives this process. `request_hash` is for it: the SHA-256 of what the token came with.
 
         The signature is looked up when this very text was seen before. Everything else, revocation,
         expiry and lease, is judged each time, and the clock is read after all that takes time.
@@ -172,7 +199,22 @@ class Verifier:
             Malformed, Untrusted, WrongRealm, Expired, NotYetValid: 401, get a new token.
             NotAllowed, Revoked, UsedUp: 403, stop.
             Stale: 503, nothing can be judged.
+            ReceiptsUnkept: 503, the realm demands receipts, and they cannot be kept.
+            Invalid: `request_hash` is no SHA-256.
         """
+        before = self._follower.state
+        if not before.receipts:
+            return self._admitted(token, model)
+        must_be_hash(request_hash)
+        try:
+            proof = self._admitted(token, model)
+            self._noting.accepted(proof.claims, model, before, request_hash)
+        except Rejected as refused:
+            self._noting.denied(refused, token, model, before)
+            raise
+        return proof
+
+    def _admitted(self, token: str, model: str) -> Proof:
         proof = self._accept(token, model)
         # Of a token that may be used so often only, this was one use.
         if proof.claims.uses is not None:
@@ -228,9 +270,10 @@ class Verifier:
             seen.asked[model] = asked
         return asked.proof
 
-    def use(self, token: str, model: str) -> Use:
+    def use(self, token: str, model: str, *, request_hash: bytes | None = None) -> Use:
         """Return a use to hold in `with` or `async with`, for what lasts. Raises there what `verify` raises."""
-        return Use(self._uses, token, model)
+        must_be_hash(request_hash)
+        return Use(self._uses, token, model, request_hash=request_hash)
 
     def state(self) -> VerifierState:
         """Return how the verifier is."""
@@ -244,14 +287,18 @@ class Verifier:
             fresh_for_s=max(0.0, (state.accept_until_ns - self._boottime_ns()) / NS_PER_S),
             uses=len(self._uses),
             endpoint=self._feed.endpoint,
-            problem=self._feed.problem,
+            problem=self._feed.problem or self._receipts.problem,
+            receipts_waiting=self._receipts.waiting,
         )
 
+    def _may_accept(self) -> bool:
+        return self.state().is_fresh and not self._receipts.problem
+
     def wait_fresh(self, timeout_s: float) -> None:
-        """Return once the verifier may accept. Raises Stale, with the last problem, when the time is over."""
+        """Return once the verifier may accept. Raises Stale or ReceiptsUnkept when the time is over."""
         self._begin_if_orphan()
         with self._changed:
-            if not self._changed.wait_for(lambda: self._is_closed or self.state().is_fresh, timeout_s):
+            if not self._changed.wait_for(lambda: self._is_closed or self._may_accept(), timeout_s):
                 raise self._not_fresh(timeout_s)
         if self._is_closed:
             raise self._stale()
@@ -270,7 +317,7 @@ class Verifier:
             self._wakers.append(wake)
         try:
             async with asyncio.timeout(timeout_s):
-                while not (self._is_closed or self.state().is_fresh):
+                while not (self._is_closed or self._may_accept()):
                     await woken.wait()
                     woken.clear()
         except TimeoutError:
@@ -287,7 +334,9 @@ class Verifier:
         holds_lease = self.state().is_fresh
         self._is_closed = True
         self._uses.close(self._stale())
-        # Nothing is accepted from here on, so the broker may be told: revocations need not wait for the lease.
+        # Nothing is accepted from here on. What the broker does not take now stays in the folder.
+        self._receipts.close(drain_s=DRAIN_S)
+        # So the broker may be told: revocations need not wait for the lease.
         self._feed.stop(leave=holds_lease)
         self._follower.state = nothing_trusted()
         self._young, self._old = {}, {}
@@ -298,6 +347,15 @@ class Verifier:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+    def _new_receipts(self) -> tuple[Receipts, Noting]:
+        receipts = self._make_receipts(self._wake)
+        return receipts, Noting(receipts, lambda: self._follower.state, self._claims_of, self._boottime_ns)
+
+    def _claims_of(self, token: object) -> Claims | None:
+        """Return what a token says whose signature was found good, by a key that is still trusted."""
+        seen = self._young.get(token) if isinstance(token, str) else None
+        return None if seen is None or seen.signed.kid not in self._follower.state.keys else seen.signed.claims
 
     def _look(self, token: str, state: Trusted) -> _Seen:
         seen = self._old.get(token)
@@ -316,6 +374,7 @@ class Verifier:
         return seen
 
     def _on_step(self, step: Step) -> None:
+        self._receipts.follow(self._follower.state)
         if step.has_contents and self._uses.is_holding:
             self._uses.recheck()
         self._wake()
@@ -336,7 +395,9 @@ class Verifier:
         self._begin_if_orphan()
         return Stale("the verifier has not heard from the broker for a freshness lease")
 
-    def _not_fresh(self, timeout_s: float) -> Stale:
+    def _not_fresh(self, timeout_s: float) -> Rejected:
+        if self.state().is_fresh and self._receipts.problem:
+            return ReceiptsUnkept(self._receipts.problem)
         why = self._feed.problem or "no frame extended the lease"
         return Stale(f"the verifier is not fresh after {timeout_s:g} s: {why}")
 
@@ -361,9 +422,13 @@ class Verifier:
         # Locks may be held by threads that are no more, and what was in force goes stale unseen: all is made anew.
         # Only the mark stays, so that the child does not go back behind its parent.
         self._follower = Follower(self._trust, mark=self._follower.mark, max_lease_ms=self._max_lease_ms)
-        self._uses.forget_after_fork()
+        self._receipts.forget_after_fork()
+        self._receipts, self._noting = self._new_receipts()
+        self._uses.forget_after_fork(self._noting)
         self._spending.forget_after_fork()
-        self._feed = Feed(self._connection, self._follower, self._remembered, self._on_step, Answers(self._uses))
+        self._feed = Feed(
+            self._connection, self._follower, self._remembered, self._on_step, Answers(self._uses), self._receipts
+        )
         self._young, self._old = {}, {}
         self._changed = threading.Condition()
         self._wakers = []

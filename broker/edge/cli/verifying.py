@@ -1,6 +1,7 @@
 """`broker token verify`: a real verifier, fresh, judges one token."""
 
 import logging
+import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -17,10 +18,12 @@ from broker.errors import (
     Malformed,
     NotAllowed,
     NotYetValid,
+    ReceiptsUnkept,
     Rejected,
     Revoked,
     Stale,
     Untrusted,
+    UsedUp,
     WrongRealm,
 )
 from broker.sdk.uses import Proof
@@ -35,7 +38,9 @@ RULES: Mapping[type[Rejected], str] = {
     NotYetValid: "start of life",
     NotAllowed: "model",
     Revoked: "revocation",
+    UsedUp: "uses",
     Stale: "freshness",
+    ReceiptsUnkept: "receipts",
 }
 
 
@@ -63,9 +68,13 @@ def verify(session: Session, *, realm: str, model: str) -> None:
     logging.getLogger("broker.sdk").addHandler(logging.NullHandler())
     identity = settings.identity(lambda context: context.for_realm(realm))
     try:
-        with Verifier.connect(
-            settings.address(), realm=realm, trust=settings.trust_file(), identity=identity
-        ) as verifier:
+        # Where the realm demands receipts, this verdict leaves one, too.
+        with (
+            tempfile.TemporaryDirectory(prefix="broker-verify-") as folder,
+            Verifier.connect(
+                settings.address(), realm=realm, trust=settings.trust_file(), identity=identity, state_dir=folder
+            ) as verifier,
+        ):
             verifier.wait_fresh(settings.deadline_s)
             proof = verifier.verify(token, model)
             state = verifier.state()
@@ -112,7 +121,9 @@ def _acceptance(proof: Proof, state: VerifierState) -> Group:
         "start of life": f"begun {_instant(claims.nbf)}",
         "model": f"{proof.model} is covered by {' '.join(claims.models)}",
         "revocation": f"none of {state.revocations} up to index {state.head} kills index {claims.idx}",
+        "uses": "without end" if claims.uses is None else f"{claims.uses} at a verifier, of which this is one",
         "freshness": f"heard from {state.endpoint}, good for {shown(state.fresh_for_s)}",
+        "receipts": "kept, where the realm demands them",
     }
     verdict = f"accepted: {claims.sub} may use {proof.model} in {claims.realm}; every rule passed"
     return Group(Text(plain(verdict)), table(["RULE", "BECAUSE"], list(rows.items())))
