@@ -87,14 +87,15 @@ def spec_message(spec: Spec) -> tokens_pb2.TokenSpec:
     return message
 
 
-def mint_request(spec: Spec) -> tokens_pb2.MintRequest:
-    """Ask for one token."""
-    return tokens_pb2.MintRequest(request_id=new_request_id(), spec=spec_message(spec))
+def mint_request(spec: Spec, user_token: str = "") -> tokens_pb2.MintRequest:
+    """Ask for one token; `user_token` is what its user proves themselves by."""
+    return tokens_pb2.MintRequest(request_id=new_request_id(), spec=spec_message(spec), user_token=user_token)
 
 
-def batch_request(specs: Sequence[Spec]) -> tokens_pb2.MintBatchRequest:
+def batch_request(specs: Sequence[Spec], user_token: str = "") -> tokens_pb2.MintBatchRequest:
     """Ask for several tokens, all or none."""
-    return tokens_pb2.MintBatchRequest(request_id=new_request_id(), specs=[spec_message(spec) for spec in specs])
+    messages = [spec_message(spec) for spec in specs]
+    return tokens_pb2.MintBatchRequest(request_id=new_request_id(), specs=messages, user_token=user_token)
 
 
 def open_request(realm: str, partner: str, models: Sequence[str], lease_s: int | None) -> runs_pb2.OpenRunRequest:

@@ -16,7 +16,8 @@ import pytest
 
 from broker.edge.cli.context import Context, Identity, Login, write_context
 from broker.edge.cli.kept_login import read_login, write_login
-from broker.sdk import Client, TokenIdentity
+from broker.errors import ConfigInvalid, Forbidden
+from broker.sdk import Client, Spec, TokenIdentity
 from broker.token.foreign import parse_foreign
 from broker.token.keys import public_jwk, thumbprint
 from tests.identified import identified
@@ -245,6 +246,22 @@ def test_a_login_that_has_ended_or_that_others_can_read_is_not_used(broker, huma
     assert "broker logout" in done.stderr
 
 
+def test_a_ci_job_acts_by_the_token_in_its_file(broker, human):
+    file = human.file.with_name("ci-token")
+    file.write_text(broker.github.github_token())
+    asking = ("--realm", "evaluation", "--partner", "acme", "--model", "mythos", "--token-file", str(file))
+    minted = human.run("token", "mint", *asking)
+    assert minted.returncode == 0, minted.stderr
+    assert minted.stdout.startswith("eyJ")
+    file.write_text(broker.github.github_token(repository_id="457"))
+    assert "no principal" in human.run("token", "mint", *asking).stderr
+    done = human.run("token", "mint", *asking, "--as", "auditor")
+    assert (done.returncode, "both say who to be" in done.stderr) == (2, True)
+    done = human.run("status", "--token-file", str(file.with_name("none")))
+    assert done.returncode == 1
+    assert "cannot be read" in done.stderr
+
+
 # The SDK.
 
 
@@ -274,9 +291,18 @@ def test_a_client_takes_a_text_or_what_makes_one_and_never_shows_it(broker):
             assert client.mint(**spec).text
 
 
-def test_an_identity_of_nothing_or_that_cannot_be_read_is_refused_at_once(broker, tmp_path):
-    from broker.errors import ConfigInvalid
+def test_a_client_shows_its_users_token_where_two_subjects_are_asked_for(broker):
+    identity = TokenIdentity(broker.github.github_token, ca=broker.authority.ca)
+    spec = {"realm": "shared", "partner": "acme", "models": ["mythos"]}
+    alice = broker.sso.token(sub="u-alice")
+    with Client.connect(f"127.0.0.1:{broker.login_port}", identity=identity, timeout_s=10) as client:
+        assert client.mint(**spec, user_token=alice).text
+        assert len(client.mint_batch([Spec(**spec), Spec(**spec)], user_token=alice)) == 2
+        with pytest.raises(Forbidden, match="nobody's word"):
+            client.mint(**spec, user="alice", workload="nightly")
 
+
+def test_an_identity_of_nothing_or_that_cannot_be_read_is_refused_at_once(broker, tmp_path):
     for wrong in ({}, {"token": "x", "file": "y"}):
         with pytest.raises(ConfigInvalid):
             TokenIdentity(**wrong)

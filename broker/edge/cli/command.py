@@ -154,10 +154,13 @@ def calls_broker(*, has_key_selector: bool = False) -> Callable[[Callback], Call
             trust_file: Path | None,
             context_file: Path | None,
             as_name: str | None,
+            token_file: Path | None,
             deadline: int,
             **rest: Any,
         ) -> int | None:
-            settings = Settings(endpoint, ca, cert, cert_key, trust_file, context_file, as_name, deadline, os.environ)
+            settings = Settings(
+                endpoint, ca, cert, cert_key, trust_file, context_file, as_name, deadline, os.environ, token_file
+            )
             return callback(Session(settings, output), **rest)
 
         return answers(_connecting(wrapped, has_key_selector=has_key_selector))
@@ -219,6 +222,12 @@ def _connecting(callback: Callback, *, has_key_selector: bool) -> Callback:
         click.option("--trust", "trust_file", type=FILE, envvar="BROKER_TRUST", help="Trust file, for verifying."),
         click.option("--context", "context_file", type=FILE, envvar="BROKER_CONTEXT", help="Context file."),
         click.option("--as", "as_name", envvar="BROKER_AS", metavar="NAME", help="Identity of the context to be."),
+        click.option(
+            "--token-file",
+            type=FILE,
+            envvar="BROKER_TOKEN_FILE",
+            help="Identity token to act by, at the login door: what a CI job or a pod has in place of a certificate.",
+        ),
         click.option(
             "--deadline",
             type=Span(),

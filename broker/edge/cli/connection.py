@@ -58,6 +58,7 @@ class Settings:
     name: str | None
     deadline_s: int
     environment: Mapping[str, str]
+    token_file: Path | None = None
 
     def context(self) -> Context:
         """Read the context file. Raises Unusable."""
@@ -104,6 +105,21 @@ class Settings:
             return None
         return read_login(self.login_file())
 
+    def _by_token(self) -> tuple[str, TokenIdentity] | None:
+        """Return the login door and who to be there, or None: a certificate is to be used. Raises Misused, Unusable."""
+        if self.token_file is not None:
+            if self.cert is not None or self.name is not None:
+                raise Misused("--token-file and a certificate both say who to be", hint="give one of them")
+            context = self._context_or_none()
+            address = self.endpoint or (context.login.endpoint if context is not None else None)
+            if address is None:
+                raise Misused(
+                    "--token-file needs --endpoint, the login door", hint="give it, or name it in the context"
+                )
+            return address, TokenIdentity(file=self.token_file, ca=self.ca_or_none())
+        login = self._login()
+        return None if login is None else (self.endpoint or login.endpoint, login.identity(datetime.now(UTC)))
+
     def identity(self, choose: Choose) -> Identity:
         """Return who to be: `--cert` and `--cert-key`, or `--as`, or what `choose` takes from the context.
 
@@ -124,13 +140,10 @@ class Settings:
     @contextmanager
     def connect(self, choose: Choose) -> Iterator["Broker"]:
         """Yield the broker, as who is logged in, else as the identity chosen; nothing is sent before the first call."""
-        login = self._login()
+        by_token = self._by_token()
         address: str
         identity: Identity | TokenIdentity
-        if login is not None:
-            address, identity = self.endpoint or login.endpoint, login.identity(datetime.now(UTC))
-        else:
-            address, identity = self.address(), self.identity(choose)
+        address, identity = (self.address(), self.identity(choose)) if by_token is None else by_token
         credentials = identity.credentials()
         try:
             channel = grpc.secure_channel(address, credentials, options=_OPTIONS)
