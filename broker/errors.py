@@ -153,6 +153,13 @@ class LoginTooOld(Failure):
     default_hint = "log in again, or renew the certificate, and repeat"
 
 
+class BindingNeeded(Failure):
+    """The grant demands that its tokens are bound to their holder."""
+
+    reason = "BINDING_NEEDED"
+    default_hint = "name a certificate or a DPoP key to bind the token to"
+
+
 class LimitReached(Failure):
     """A limit of the grant or the partner is reached; the metadata's `limit` names it.
 
@@ -317,6 +324,12 @@ class UsedUp(Rejected):
     http_status = 403
     grpc_code = "PERMISSION_DENIED"
     default_hint = "mint a new one"
+
+
+class NotHolder(Rejected):
+    """The token is bound to a key or certificate, and whoever shows it did not show that they hold it."""
+
+    reason = "NOT_HOLDER"
 
 
 class Stale(Rejected):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from broker.errors import Invalid
+from broker.token.binding import Bound
 from broker.token.claims import MAX_MODELS
 from broker.token.identifiers import identifier, model_name, opaque_id
 
@@ -17,7 +18,7 @@ MAX_MODELS_BYTES = 1024
 class Ask:
     """One wanted token, well-formed but not yet judged. `ttl_s` None: the grant's default. `approval`: id of one.
 
-    With a user and a workload it is the workload that acts for the user.
+    With a user and a workload it is the workload that acts for the user. `bound`: to what the token shall be.
 
     Raises:
         Invalid: A field is missing or malformed; names the field.
@@ -33,6 +34,7 @@ class Ask:
     test: str | None = None
     ttl_s: int | None = None
     approval: str | None = None
+    bound: Bound | None = None
 
     def __post_init__(self) -> None:
         identifier("realm", self.realm)

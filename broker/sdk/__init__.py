@@ -4,6 +4,7 @@ from broker.errors import (
     Expired,
     Malformed,
     NotAllowed,
+    NotHolder,
     NotYetValid,
     ReceiptsUnkept,
     Rejected,
@@ -17,22 +18,26 @@ from broker.sdk.asking import Minted, Spec
 from broker.sdk.async_client import AsyncClient
 from broker.sdk.async_run import AsyncRun
 from broker.sdk.client import Client
+from broker.sdk.dpop import DpopKey
 from broker.sdk.identity import Identity, KeyIdentity, TokenIdentity
 from broker.sdk.receipting import ReceiptPace
 from broker.sdk.run import Run
 from broker.sdk.uses import Proof, Use
 from broker.sdk.verifier import Verifier, VerifierState
+from broker.token.binding import ShownCertificate, ShownProof
 
 __all__ = [
     "AsyncClient",
     "AsyncRun",
     "Client",
+    "DpopKey",
     "Expired",
     "Identity",
     "KeyIdentity",
     "Malformed",
     "Minted",
     "NotAllowed",
+    "NotHolder",
     "NotYetValid",
     "Proof",
     "ReceiptPace",
@@ -40,6 +45,8 @@ __all__ = [
     "Rejected",
     "Revoked",
     "Run",
+    "ShownCertificate",
+    "ShownProof",
     "Spec",
     "Stale",
     "TokenIdentity",

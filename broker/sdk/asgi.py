@@ -7,11 +7,14 @@ import traceback
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
+from urllib.parse import quote
 
-from broker.errors import Malformed, NotAllowed, Rejected
-from broker.sdk.bearer import NoToken, bearer_token
+from broker.errors import Malformed, NotAllowed, NotHolder, Rejected
+from broker.sdk.bearer import NoToken, sent_token
+from broker.sdk.showing import certificate_in_header, certificate_shown, checked_origin, shown_by
 from broker.sdk.uses import Use
 from broker.sdk.verifier import Verifier
+from broker.token.binding import ShownCertificate
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -26,6 +29,8 @@ log = logging.getLogger("broker.sdk")
 POLICY_VIOLATION = 1008
 # An application that does not end when it is cancelled is left behind.
 END_WITHIN_S = 5.0
+# In which proxies tell of a client's certificate. Where no proxy was named, a client can set them itself.
+_CERTIFICATE_HEADERS = frozenset({b"client-cert", b"client-cert-chain"})
 
 
 class TooLarge(Malformed):
@@ -40,10 +45,27 @@ class BearerMiddleware:
     Whatever `model_of` returns is what is authorised, so it must look where the application looks. When
     the model is named in the body, `max_body_bytes` lets the middleware read it; the application then
     gets the same bytes. `scope["broker.proof"]` is the proof.
+
+    Tokens that are bound to a DPoP key need `origin`, the `https://HOST[:PORT]` that clients call; the Host
+    header is not believed, because a proof for another service would come with that one's name. Tokens that
+    are bound to a certificate need a server that tells of it (ASGI's `tls` extension), or a proxy in front that
+    sets `certificate_header` and lets nobody else set it. Without that name, such headers (RFC 9440) are removed.
     """
 
-    def __init__(self, app: App, verifier: Verifier, model_of: ModelOf, *, max_body_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        app: App,
+        verifier: Verifier,
+        model_of: ModelOf,
+        *,
+        max_body_bytes: int = 0,
+        origin: str = "",
+        certificate_header: str = "",
+    ) -> None:
         self._app = app
+        self._origin = checked_origin(origin)
+        self._certificate_header = certificate_header.lower().encode("ascii")
+        self._not_for_app = _CERTIFICATE_HEADERS - {self._certificate_header}
         self._verifier = verifier
         self._model_of = model_of
         self._max_body_bytes = max_body_bytes
@@ -59,21 +81,36 @@ class BearerMiddleware:
                 raise RuntimeError(f"cannot authorise a connection of type {kind}")
 
     async def _guard(self, scope: Scope, receive: Receive, send: Send) -> None:
-        door = _Door(scope["type"] == "websocket", send)
+        door = _Door(scope["type"] == "websocket", send, checks_dpop=bool(self._origin))
         async with AsyncExitStack() as held:
             try:
-                token = bearer_token([value for name, value in scope["headers"] if name.lower() == b"authorization"])
+                sent = sent_token(_values(scope, b"authorization"), _values(scope, b"dpop"))
+                shown = shown_by(sent, scope.get("method", "GET"), self._origin, _path(scope)) or self._certificate(
+                    scope
+                )
                 body = b""
                 if self._max_body_bytes and not door.is_websocket:
                     body, receive = await self._read(receive)
-                use = await held.enter_async_context(self._verifier.use(token, self._model(scope, body)))
+                use = await held.enter_async_context(
+                    self._verifier.use(sent.token, self._model(scope, body), proof=shown)
+                )
             except Rejected as why:
                 await door.shut(why, self._verifier.realm)
                 return
             scope["broker.proof"] = use.proof
+            scope["headers"] = [one for one in scope["headers"] if one[0].lower() not in self._not_for_app]
             refusal = await self._serve(scope, receive, door, use)
         if refusal is not None:
             await door.shut(refusal, self._verifier.realm)
+
+    def _certificate(self, scope: Scope) -> ShownCertificate | None:
+        if self._certificate_header:
+            # The proxy speaks to us, so the TLS of this connection is the proxy's own.
+            values = _values(scope, self._certificate_header)
+            return certificate_in_header(values[0].decode("latin-1")) if len(values) == 1 else None
+        chain = (scope.get("extensions") or {}).get("tls", {}).get("client_cert_chain") or ()
+        first = next(iter(chain), None)
+        return certificate_shown(first) if isinstance(first, str) else None
 
     def _model(self, scope: Scope, body: bytes) -> str:
         try:
@@ -118,6 +155,17 @@ class BearerMiddleware:
                 door.ended_in.clear()
 
 
+def _values(scope: Scope, header: bytes) -> list[bytes]:
+    return [value for name, value in scope["headers"] if name.lower() == header]
+
+
+def _path(scope: Scope) -> str:
+    """Return the path as it was sent: decoded, two URLs would be one."""
+    raw = scope.get("raw_path")
+    path = raw.decode("latin-1") if isinstance(raw, bytes) else quote(scope["path"])
+    return path.partition("?")[0]
+
+
 def _let_go(served: "asyncio.Future[None]", ended_in: Sequence[BaseException]) -> None:
     """Free what the frames of an application that was cut hold on to.
 
@@ -144,8 +192,9 @@ def _let_go(served: "asyncio.Future[None]", ended_in: Sequence[BaseException]) -
 class _Door:
     """The way out to the client, which can be cut."""
 
-    def __init__(self, is_websocket: bool, send: Send) -> None:
+    def __init__(self, is_websocket: bool, send: Send, *, checks_dpop: bool = False) -> None:
         self.is_websocket = is_websocket
+        self._checks_dpop = checks_dpop
         self.is_cut = False
         # With what the application was stopped while it sent, in whichever of its tasks.
         self.ended_in: list[BaseException] = []
@@ -183,6 +232,8 @@ class _Door:
         ]
         if why.http_status in (401, 403):
             headers.append((b"www-authenticate", challenge(why, realm).encode("ascii")))
+            if self._checks_dpop and why.http_status == 401:  # noqa: PLR2004 - as below
+                headers.append((b"www-authenticate", dpop_challenge(why, realm).encode("ascii")))
         if why.retry_after_s is not None:
             headers.append((b"retry-after", str(max(1, round(why.retry_after_s))).encode()))
         await self._send({"type": "http.response.start", "status": why.http_status, "headers": headers})
@@ -194,6 +245,17 @@ def challenge(why: Rejected, realm: str) -> str:
     if isinstance(why, NoToken):
         return f'Bearer realm="{realm}"'
     error = "insufficient_scope" if why.http_status == 403 else "invalid_token"  # noqa: PLR2004 - the status of the RFC
-    # §3: printable ASCII without quote and backslash.
-    text = "".join(char if " " <= char <= "~" and char not in '"\\' else "?" for char in why.message)
-    return f'Bearer realm="{realm}", error="{error}", error_description="{text}"'
+    return f'Bearer realm="{realm}", error="{error}", error_description="{_quotable(why)}"'
+
+
+def dpop_challenge(why: Rejected, realm: str) -> str:
+    """Return the `WWW-Authenticate` value of RFC 9449 §7.1."""
+    if isinstance(why, NoToken):
+        return f'DPoP realm="{realm}", algs="ES256"'
+    error = "invalid_dpop_proof" if isinstance(why, NotHolder) else "invalid_token"
+    return f'DPoP realm="{realm}", error="{error}", error_description="{_quotable(why)}", algs="ES256"'
+
+
+def _quotable(why: Rejected) -> str:
+    # RFC 6750 §3: printable ASCII without quote and backslash.
+    return "".join(char if " " <= char <= "~" and char not in '"\\' else "?" for char in why.message)

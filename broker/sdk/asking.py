@@ -8,13 +8,18 @@ from datetime import UTC, datetime
 from google.protobuf.duration_pb2 import Duration
 
 from broker.errors import Invalid
+from broker.token.binding import Bound, Method
 from broker.token.claims import TOKEN_TYP, decode_claims
-from broker.token.jws import parse_jws
+from broker.token.jws import parse_jws, unb64url
 from broker.v1 import runs_pb2, tokens_pb2
 
 # A run is kept alive so often within its lease.
 KEEPS_PER_LEASE = 3
 KEEP_AT_MOST_EVERY_S = 0.2
+
+
+class OwnCertificate:
+    """Binds a token to the certificate that the client calls the broker with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,7 @@ class Spec:
     run: str | None = None
     test: str | None = None
     lifetime_s: int | None = None
+    binding: Bound | OwnCertificate | None = None
 
     def __post_init__(self) -> None:
         # A text is a sequence too, of letters.
@@ -84,7 +90,18 @@ def spec_message(spec: Spec) -> tokens_pb2.TokenSpec:
         message.user = spec.user
     if spec.workload is not None:
         message.workload = spec.workload
+    if spec.binding is not None:
+        message.binding.CopyFrom(binding_message(spec.binding))
     return message
+
+
+def binding_message(binding: Bound | OwnCertificate) -> tokens_pb2.Binding:
+    """Return a binding for the wire."""
+    if isinstance(binding, OwnCertificate):
+        return tokens_pb2.Binding(x5t_s256=b"")
+    if binding.method is Method.DPOP:
+        return tokens_pb2.Binding(jkt=binding.thumbprint)
+    return tokens_pb2.Binding(x5t_s256=unb64url(binding.thumbprint))
 
 
 def mint_request(spec: Spec, user_token: str = "") -> tokens_pb2.MintRequest:

@@ -5,7 +5,9 @@ from typing import Any, NotRequired, TypedDict
 
 from google.protobuf.message import Message
 
+from broker.sdk.asking import OwnCertificate
 from broker.sdk.run_key import RunKey
+from broker.token.binding import Bound
 from broker.v1 import runs_pb2, tokens_pb2
 
 CHANNEL_OPTIONS: Sequence[tuple[str, Any]] = (
@@ -37,6 +39,7 @@ class Fields(TypedDict):
     run: NotRequired[str | None]
     test: NotRequired[str | None]
     lifetime_s: NotRequired[int | None]
+    binding: NotRequired[Bound | OwnCertificate | None]
 
 
 def proof_metadata(path: str, request: Message, key: RunKey | None, run: str | None) -> Metadata | None:

@@ -12,10 +12,12 @@ import grpc
 import grpc.aio
 
 from broker.errors import NotAllowed, Rejected
-from broker.sdk.bearer import bearer_token
+from broker.sdk.bearer import sent_token
 from broker.sdk.failures import DETAILS_KEY, status_details
+from broker.sdk.showing import certificate_shown, checked_origin, shown_by
 from broker.sdk.uses import Proof, Use
 from broker.sdk.verifier import Verifier
+from broker.token.binding import ShownCertificate
 
 ModelOf = Callable[[grpc.HandlerCallDetails, Any], str]
 """Returns the model that will be dispatched to, from the call's details and its request.
@@ -37,23 +39,33 @@ MAX_DETAILS_CHARS = 500
 class _Guard:
     """What both interceptors do before a handler runs."""
 
-    def __init__(self, verifier: Verifier, model_of: ModelOf, *, open_methods: Collection[str] = ()) -> None:
+    def __init__(
+        self, verifier: Verifier, model_of: ModelOf, *, open_methods: Collection[str] = (), origin: str = ""
+    ) -> None:
         self._verifier = verifier
         self._model_of = model_of
         self._open_methods = frozenset(open_methods)
+        self._origin = checked_origin(origin)
 
-    def _use(self, details: Any, request: Any) -> Use:
+    def _use(self, details: Any, request: Any, context: Any) -> Use:
         """Return a use to begin. Raises Rejected."""
-        token = bearer_token([value for key, value in details.invocation_metadata or () if key == "authorization"])
+        metadata = details.invocation_metadata or ()
+        sent = sent_token(*([value for key, value in metadata if key == name] for name in ("authorization", "dpop")))
+        shown = shown_by(sent, "POST", self._origin, details.method) or _certificate(context)
         try:
             model = self._model_of(details, request)
         except (ValueError, KeyError, TypeError, AttributeError) as bad:
             raise NotAllowed("the call names no model", hint="name the model to call") from bad
-        return self._verifier.use(token, model)
+        return self._verifier.use(sent.token, model, proof=shown)
 
 
 class BearerInterceptor(_Guard, grpc.ServerInterceptor):
-    """For `grpc.server`. `open_methods` are full names, `/package.Service/Method`, that need no token."""
+    """For `grpc.server`. `open_methods` are full names, `/package.Service/Method`, that need no token.
+
+    Tokens that are bound to a certificate need mutual TLS, at this very server. Those that are bound to a DPoP
+    key need `origin`, the `https://HOST[:PORT]` that clients call: a call is `POST` to it with the method's
+    full name. It is not taken from the call, because a proof for another service would name that one.
+    """
 
     def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
         """Wrap the handler that will serve the call."""
@@ -92,7 +104,7 @@ class BearerInterceptor(_Guard, grpc.ServerInterceptor):
     def _held(self, details: Any, request: Any, context: Any) -> Iterator[Use]:
         with ExitStack() as held:
             try:
-                use = held.enter_context(self._use(details, request))
+                use = held.enter_context(self._use(details, request, context))
             except Rejected as why:
                 _abort(why, context)
             token = PROOF.set(use.proof)
@@ -141,11 +153,17 @@ class AioBearerInterceptor(_Guard, grpc.aio.ServerInterceptor):
 
     async def _begin(self, held: AsyncExitStack, details: Any, request: Any, context: Any) -> Use:
         try:
-            use = await held.enter_async_context(self._use(details, request))
+            use = await held.enter_async_context(self._use(details, request, context))
         except Rejected as why:
             await _abort_aio(why, context)
         PROOF.set(use.proof)
         return use
+
+
+def _certificate(context: Any) -> ShownCertificate | None:
+    """Return the client's certificate, which this server's TLS has verified, or None."""
+    pems = tuple(context.auth_context().get("x509_pem_cert") or ())
+    return certificate_shown(pems[0].decode("ascii", "replace")) if len(pems) == 1 else None
 
 
 _END: Any = object()

@@ -14,6 +14,7 @@ from broker.errors import Rejected, Revoked, Stale
 from broker.sdk.following import NEVER_NS, Trusted
 from broker.sdk.noting import Noted, Noting
 from broker.sdk.outside import OUTSIDE, Outside
+from broker.token.binding import Shown
 from broker.token.claims import Claims
 
 log = logging.getLogger("broker.sdk")
@@ -34,6 +35,8 @@ class Proof:
 
 
 Verify = Callable[[str, str], Proof]
+Admit = Callable[[str, Claims, Shown | None], None]
+"""Called with an accepted token, its claims, and what came with it to show that it is its sender's; or raises."""
 
 
 class Use:
@@ -43,9 +46,17 @@ class Use:
     """
 
     def __init__(
-        self, uses: "Uses", token: str, model: str, *, is_canary: bool = False, request_hash: bytes | None = None
+        self,
+        uses: "Uses",
+        token: str,
+        model: str,
+        *,
+        shown: Shown | None = None,
+        is_canary: bool = False,
+        request_hash: bytes | None = None,
     ) -> None:
         self._uses = uses
+        self._shown = shown
         # What its receipt tells.
         self._request_hash = request_hash
         self._noted: Noted | None = None
@@ -89,9 +100,14 @@ class Use:
         return self._reason
 
     def check(self) -> Proof:
-        """Judge it now, as `verify` would. Raises the reason if it was cancelled before."""
+        """Judge it now, as `verify` would. Raises the reason if it was cancelled before.
+
+        That the token is its sender's was shown when it began; a proof is good for one time only.
+        """
         if self._reason is not None:
             raise self._reason
+        # Before it has begun, nothing was shown.
+        _ = self.proof
         return self._uses.verify(self._token, self._model)
 
     def count(self, *, calls: int = 1, size: int = 0) -> None:
@@ -148,14 +164,14 @@ class Uses:
         state: Callable[[], Trusted],
         outside: Outside = OUTSIDE,
         *,
-        spend: Callable[[Claims], None] = lambda _: None,
+        admit: Admit = lambda _token, _claims, _shown: None,
         noting: Noting | None = None,
     ) -> None:
         self.verify = verify
         self.counting = threading.Lock()
         self._noting = noting
-        # Once, as it begins: being judged again is no further use.
-        self._spend = spend
+        # Once, as it begins: being judged again is no further use, and needs no further proof.
+        self._admit = admit
         self._outside = outside
         self._state = state
         self._held: set[Use] = set()
@@ -206,8 +222,8 @@ class Uses:
             self._began += 1
         before = self._state()
         try:
-            proof = use.check()
-            self._spend(proof.claims)
+            proof = self.verify(use._token, use._model)  # noqa: SLF001 - the two classes are one mechanism under one lock
+            self._admit(use._token, proof.claims, use._shown)  # noqa: SLF001 - as above
             self._note(use, proof, before)
             with self._changed:
                 if use.reason is not None:
@@ -219,7 +235,7 @@ class Uses:
                     thread = threading.Thread(target=self._watch, name="broker-uses", daemon=True)
                     thread.start()
                     self._thread = thread
-                use._proof = proof  # noqa: SLF001 - the two classes are one mechanism under one lock
+                use._proof = proof  # noqa: SLF001 - as above
                 self._running += use.counts
                 self._changed.notify_all()
         except BaseException as refused:
@@ -270,7 +286,7 @@ class Uses:
         nearest: int | None = None
         for use in held:
             try:
-                exp = use.check().claims.exp
+                exp = self.verify(use._token, use._model).claims.exp  # noqa: SLF001 - as in begin
             except Rejected as why:
                 self._cancel(use, why)
             else:

@@ -15,6 +15,7 @@ from broker.sdk.answering import Answers
 from broker.sdk.feed import Connection, Feed
 from broker.sdk.following import Follower, Step, Trusted, nothing_trusted
 from broker.sdk.forking import follow_forks
+from broker.sdk.holding import Holding
 from broker.sdk.identity import Identity, endpoint_list
 from broker.sdk.noting import Noting, must_be_hash
 from broker.sdk.receipting import DEFAULT_SPOOL_BYTES, ReceiptPace, Receipts
@@ -22,6 +23,7 @@ from broker.sdk.remembered import Remembered
 from broker.sdk.spending import Spending
 from broker.sdk.stream import Pace
 from broker.sdk.uses import NS_PER_S, Proof, Use, Uses
+from broker.token.binding import Shown
 from broker.token.claims import Claims
 from broker.token.keys import RealmTrust, parse_trust
 from broker.token.lease import BrokerTime
@@ -116,13 +118,14 @@ class Verifier:
         mark = remembered.load() if remembered is not None else None
         self._follower = Follower(trust, mark=mark, max_lease_ms=self._max_lease_ms)
         self._spending = Spending(self._earliest_s)
+        self._holding = Holding(self._now)
         self._make_receipts = make_receipts or partial(Receipts, None, trust.realm)
         self._receipts, self._noting = self._new_receipts()
         self._uses = Uses(
             self._accept,
             lambda: self._follower.state,
             connection.outside,
-            spend=self._spending.spend,
+            admit=self._admit,
             noting=self._noting,
         )
         self._feed = Feed(connection, self._follower, remembered, self._on_step, Answers(self._uses), self._receipts)
@@ -186,17 +189,21 @@ class Verifier:
         """The realm whose tokens are accepted."""
         return self._trust.realm
 
-    def verify(self, token: str, model: str, *, request_hash: bytes | None = None) -> Proof:
+    def verify(self, token: str, model: str, *, proof: Shown | None = None, request_hash: bytes | None = None) -> Proof:
         """Accept `token` for a use of `model` now, or refuse. Never waits for anybody, and does no I/O but one.
 
         Where the realm demands receipts, one is written to a file first; not to the disk itself, but so
         that it survives this process. `request_hash` is for it: the SHA-256 of what the token came with.
+
+        A bound token needs its `proof`: the client certificate of the connection, or the DPoP proof of the
+        request, which is good for one call.
 
         The signature is looked up when this very text was seen before. Everything else, revocation,
         expiry and lease, is judged each time, and the clock is read after all that takes time.
 
         Raises:
             Malformed, Untrusted, WrongRealm, Expired, NotYetValid: 401, get a new token.
+            NotHolder: 401, the token is bound and its proof is missing or wrong.
             NotAllowed, Revoked, UsedUp: 403, stop.
             Stale: 503, nothing can be judged.
             ReceiptsUnkept: 503, the realm demands receipts, and they cannot be kept.
@@ -204,22 +211,30 @@ class Verifier:
         """
         before = self._follower.state
         if not before.receipts:
-            return self._admitted(token, model)
+            return self._admitted(token, model, proof)
         must_be_hash(request_hash)
         try:
-            proof = self._admitted(token, model)
-            self._noting.accepted(proof.claims, model, before, request_hash)
+            accepted = self._admitted(token, model, proof)
+            self._noting.accepted(accepted.claims, model, before, request_hash)
         except Rejected as refused:
             self._noting.denied(refused, token, model, before)
             raise
-        return proof
+        return accepted
 
-    def _admitted(self, token: str, model: str) -> Proof:
-        proof = self._accept(token, model)
-        # Of a token that may be used so often only, this was one use.
-        if proof.claims.uses is not None:
-            self._spending.spend(proof.claims)
-        return proof
+    def _admitted(self, token: str, model: str, shown: Shown | None) -> Proof:
+        accepted = self._accept(token, model)
+        claims = accepted.claims
+        # What costs nothing where a token is neither bound nor may be used only so often.
+        if claims.cnf is not None or claims.uses is not None or shown is not None:
+            self._admit(token, claims, shown)
+        return accepted
+
+    def _admit(self, token: str, claims: Claims, shown: Shown | None) -> None:
+        """Step 9, and the count of uses: once for each use, after all that is judged again while it lasts."""
+        # 9. It is bound to nothing, or to what is shown. First: who does not hold a token cannot use it up.
+        if claims.cnf is not None or shown is not None:
+            self._holding.check(token, claims, shown)
+        self._spending.spend(claims)
 
     def _accept(self, token: str, model: str) -> Proof:
         if not isinstance(token, str):
@@ -270,10 +285,10 @@ class Verifier:
             seen.asked[model] = asked
         return asked.proof
 
-    def use(self, token: str, model: str, *, request_hash: bytes | None = None) -> Use:
+    def use(self, token: str, model: str, *, proof: Shown | None = None, request_hash: bytes | None = None) -> Use:
         """Return a use to hold in `with` or `async with`, for what lasts. Raises there what `verify` raises."""
         must_be_hash(request_hash)
-        return Use(self._uses, token, model, request_hash=request_hash)
+        return Use(self._uses, token, model, shown=proof, request_hash=request_hash)
 
     def state(self) -> VerifierState:
         """Return how the verifier is."""
@@ -385,9 +400,13 @@ class Verifier:
             for wake in self._wakers:
                 wake()
 
+    def _now(self) -> Time | None:
+        time, now_ns = self._follower.state.time, self._boottime_ns()
+        return None if time is None else Time(time.earliest_ms(now_ns), time.latest_ms(now_ns))
+
     def _earliest_s(self) -> float | None:
-        time = self._follower.state.time
-        return None if time is None else time.earliest_ms(self._boottime_ns()) / 1000
+        now = self._now()
+        return None if now is None else now.earliest_ms / 1000
 
     def _stale(self) -> Stale:
         if self._is_closed:
@@ -426,6 +445,7 @@ class Verifier:
         self._receipts, self._noting = self._new_receipts()
         self._uses.forget_after_fork(self._noting)
         self._spending.forget_after_fork()
+        self._holding.forget_after_fork()
         self._feed = Feed(
             self._connection, self._follower, self._remembered, self._on_step, Answers(self._uses), self._receipts
         )

@@ -23,6 +23,7 @@ from broker.errors import (
     SignerUnavailable,
 )
 from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry
+from broker.service.binding import must_be_bound
 from broker.service.calling import Caller, must_still_be_known
 from broker.service.enforcing import Demand, enforce
 from broker.service.limits import limits_of_mint, note_limits
@@ -239,6 +240,8 @@ class Mint:
             allowed = verdicts.get(judged)
             if allowed is None:
                 allowed = verdicts[judged] = allowed_or_refused(ask, in_force, position if len(asks) > 1 else None)
+            where = f"specs[{position}]: " if len(asks) > 1 else ""
+            must_be_bound(ask.bound, allowed.grant, in_force.policy, self._meter, where=where)
             if ask.realm not in keys:
                 keys[ask.realm] = self._key(ask.realm, now)
             claims = claims_for(ask, allowed, caller.principal, in_force.policy, now, self._new_id())
@@ -349,7 +352,7 @@ def claims_for(ask: Ask, allowed: Allowed, client: str, policy: Policy, now: dat
         labels=policy.labels_for(ask.partner, ask.realm, ask.models),
         parents=(),
         idx=1,
-        cnf=None,
+        cnf=None if ask.bound is None else ask.bound.cnf,
         uses=_uses(policy, allowed.grant),
         act={"sub": f"{ask.partner}/workload/{ask.workload}"} if acts else None,
     )

@@ -27,8 +27,11 @@ MAX_MODELS = 16
 MAX_LABELS = 16
 MAX_PARENTS = 8
 
+# RFC 8705 §3.1 and RFC 9449 §6.1: the one or the other, and nothing beside it that nobody would check.
+CNF = r'\{"(?:jkt|x5t#S256)":"[A-Za-z0-9_-]{43}"\}'
 ISSUER = r"https://[a-z0-9.-]+(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~-]+)*"
 _ISSUER = re.compile(ISSUER, re.ASCII)
+_CNF = re.compile(CNF, re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,13 +219,16 @@ def _check_opaque(name: str, value: Mapping[str, object]) -> None:
         raise Invalid(name, "is not plain JSON") from bad
     if not is_same:
         raise Invalid(name, "is not a plain JSON object")
+    if name == "cnf" and not _CNF.fullmatch(_ENCODER.encode(value)):
+        raise Invalid(name, "is not exactly one thumbprint, jkt or x5t#S256")
 
 
 def _pattern() -> str:
     """Return the pattern of a payload; its groups are the claims' values, in the order of their names."""
     rules = {
         **dict.fromkeys(("iat", "nbf", "exp", "idx", "uses"), r"([1-9][0-9]{0,15})"),
-        **dict.fromkeys(("cnf", "act"), r"(\{.*\})"),
+        "act": r"(\{.*\})",
+        "cnf": f"({CNF})",
         **dict.fromkeys(("jti", "run"), f'"({OPAQUE_ID})"'),
         "iss": f'"({ISSUER})"',
         "client_id": f'"({PRINCIPAL}|{IDENTIFIER})"',

@@ -65,7 +65,7 @@ def check_use(
     keys: Mapping[str, TrustedKey],
     time: Time,
 ) -> None:
-    """Steps 5 to 9: judged at every use. Step 10 is `check_alive`, step 11 the freshness lease.
+    """Steps 5 to 8: judged at every use. Step 9 is `check_holder`, 10 `check_alive`, 11 the freshness lease.
 
     Raises:
         Untrusted, WrongRealm, Expired, NotYetValid, NotAllowed: Refused.
@@ -94,9 +94,6 @@ def check_use(
     # 8. It covers the model that is asked for; a bare name covers its instances.
     if not _covers(claims.models, model):
         raise NotAllowed("the token does not cover this model", hint="mint one for it")
-    # 9. Binding cannot be checked yet, and what cannot be checked is refused (P7).
-    if claims.cnf is not None:
-        raise NotAllowed("the token is bound to a key, which this verifier cannot check")
 
 
 def check_alive(facts: Facts, idx: int, matcher: Matcher) -> None:

@@ -53,6 +53,8 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_LOGIN_TOO_OLD: _ClassVar[ErrorReason]
     ERROR_REASON_RUN_PROOF_REFUSED: _ClassVar[ErrorReason]
     ERROR_REASON_USED_UP: _ClassVar[ErrorReason]
+    ERROR_REASON_BINDING_NEEDED: _ClassVar[ErrorReason]
+    ERROR_REASON_NOT_HOLDER: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_INVALID: ErrorReason
 ERROR_REASON_UNAUTHENTICATED: ErrorReason
@@ -100,3 +102,5 @@ ERROR_REASON_VOTED_ALREADY: ErrorReason
 ERROR_REASON_LOGIN_TOO_OLD: ErrorReason
 ERROR_REASON_RUN_PROOF_REFUSED: ErrorReason
 ERROR_REASON_USED_UP: ErrorReason
+ERROR_REASON_BINDING_NEEDED: ErrorReason
+ERROR_REASON_NOT_HOLDER: ErrorReason

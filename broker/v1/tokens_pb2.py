@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62roker/v1/tokens.proto\x12\tbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd5\x01\n\tTokenSpec\x12\r\n\x05realm\x18\x01 \x01(\t\x12\x0f\n\x07partner\x18\x02 \x01(\t\x12\x11\n\x04user\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08workload\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\x0e\n\x06models\x18\x05 \x03(\t\x12\x0b\n\x03run\x18\x06 \x01(\t\x12\x0c\n\x04test\x18\x07 \x01(\t\x12+\n\x08lifetime\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x61pproval\x18\n \x01(\tB\x07\n\x05_userB\x0b\n\t_workload\"v\n\x0bMintedToken\x12\r\n\x05token\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\x04\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05grant\x18\x05 \x01(\t\"Y\n\x0bMintRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\"\n\x04spec\x18\x02 \x01(\x0b\x32\x14.broker.v1.TokenSpec\x12\x12\n\nuser_token\x18\x03 \x01(\t\"5\n\x0cMintResponse\x12%\n\x05token\x18\x01 \x01(\x0b\x32\x16.broker.v1.MintedToken\"_\n\x10MintBatchRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12#\n\x05specs\x18\x02 \x03(\x0b\x32\x14.broker.v1.TokenSpec\x12\x12\n\nuser_token\x18\x03 \x01(\t\";\n\x11MintBatchResponse\x12&\n\x06tokens\x18\x01 \x03(\x0b\x32\x16.broker.v1.MintedToken2\x8f\x01\n\x0cTokenService\x12\x37\n\x04Mint\x12\x16.broker.v1.MintRequest\x1a\x17.broker.v1.MintResponse\x12\x46\n\tMintBatch\x12\x1b.broker.v1.MintBatchRequest\x1a\x1c.broker.v1.MintBatchResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62roker/v1/tokens.proto\x12\tbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfa\x01\n\tTokenSpec\x12\r\n\x05realm\x18\x01 \x01(\t\x12\x0f\n\x07partner\x18\x02 \x01(\t\x12\x11\n\x04user\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08workload\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\x0e\n\x06models\x18\x05 \x03(\t\x12\x0b\n\x03run\x18\x06 \x01(\t\x12\x0c\n\x04test\x18\x07 \x01(\t\x12+\n\x08lifetime\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x61pproval\x18\n \x01(\t\x12#\n\x07\x62inding\x18\t \x01(\x0b\x32\x12.broker.v1.BindingB\x07\n\x05_userB\x0b\n\t_workload\"2\n\x07\x42inding\x12\x12\n\x08x5t_s256\x18\x01 \x01(\x0cH\x00\x12\r\n\x03jkt\x18\x02 \x01(\tH\x00\x42\x04\n\x02to\"v\n\x0bMintedToken\x12\r\n\x05token\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\x04\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05grant\x18\x05 \x01(\t\"Y\n\x0bMintRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\"\n\x04spec\x18\x02 \x01(\x0b\x32\x14.broker.v1.TokenSpec\x12\x12\n\nuser_token\x18\x03 \x01(\t\"5\n\x0cMintResponse\x12%\n\x05token\x18\x01 \x01(\x0b\x32\x16.broker.v1.MintedToken\"_\n\x10MintBatchRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12#\n\x05specs\x18\x02 \x03(\x0b\x32\x14.broker.v1.TokenSpec\x12\x12\n\nuser_token\x18\x03 \x01(\t\";\n\x11MintBatchResponse\x12&\n\x06tokens\x18\x01 \x03(\x0b\x32\x16.broker.v1.MintedToken2\x8f\x01\n\x0cTokenService\x12\x37\n\x04Mint\x12\x16.broker.v1.MintRequest\x1a\x17.broker.v1.MintResponse\x12\x46\n\tMintBatch\x12\x1b.broker.v1.MintBatchRequest\x1a\x1c.broker.v1.MintBatchResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,17 +34,19 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'broker.v1.tokens_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TOKENSPEC']._serialized_start=103
-  _globals['_TOKENSPEC']._serialized_end=316
-  _globals['_MINTEDTOKEN']._serialized_start=318
-  _globals['_MINTEDTOKEN']._serialized_end=436
-  _globals['_MINTREQUEST']._serialized_start=438
-  _globals['_MINTREQUEST']._serialized_end=527
-  _globals['_MINTRESPONSE']._serialized_start=529
-  _globals['_MINTRESPONSE']._serialized_end=582
-  _globals['_MINTBATCHREQUEST']._serialized_start=584
-  _globals['_MINTBATCHREQUEST']._serialized_end=679
-  _globals['_MINTBATCHRESPONSE']._serialized_start=681
-  _globals['_MINTBATCHRESPONSE']._serialized_end=740
-  _globals['_TOKENSERVICE']._serialized_start=743
-  _globals['_TOKENSERVICE']._serialized_end=886
+  _globals['_TOKENSPEC']._serialized_end=353
+  _globals['_BINDING']._serialized_start=355
+  _globals['_BINDING']._serialized_end=405
+  _globals['_MINTEDTOKEN']._serialized_start=407
+  _globals['_MINTEDTOKEN']._serialized_end=525
+  _globals['_MINTREQUEST']._serialized_start=527
+  _globals['_MINTREQUEST']._serialized_end=616
+  _globals['_MINTRESPONSE']._serialized_start=618
+  _globals['_MINTRESPONSE']._serialized_end=671
+  _globals['_MINTBATCHREQUEST']._serialized_start=673
+  _globals['_MINTBATCHREQUEST']._serialized_end=768
+  _globals['_MINTBATCHRESPONSE']._serialized_start=770
+  _globals['_MINTBATCHRESPONSE']._serialized_end=829
+  _globals['_TOKENSERVICE']._serialized_start=832
+  _globals['_TOKENSERVICE']._serialized_end=975
 # @@protoc_insertion_point(module_scope)

@@ -11,7 +11,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TokenSpec(_message.Message):
-    __slots__ = ("realm", "partner", "user", "workload", "models", "run", "test", "lifetime", "approval")
+    __slots__ = ("realm", "partner", "user", "workload", "models", "run", "test", "lifetime", "approval", "binding")
     REALM_FIELD_NUMBER: _ClassVar[int]
     PARTNER_FIELD_NUMBER: _ClassVar[int]
     USER_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,7 @@ class TokenSpec(_message.Message):
     TEST_FIELD_NUMBER: _ClassVar[int]
     LIFETIME_FIELD_NUMBER: _ClassVar[int]
     APPROVAL_FIELD_NUMBER: _ClassVar[int]
+    BINDING_FIELD_NUMBER: _ClassVar[int]
     realm: str
     partner: str
     user: str
@@ -30,7 +31,16 @@ class TokenSpec(_message.Message):
     test: str
     lifetime: _duration_pb2.Duration
     approval: str
-    def __init__(self, realm: _Optional[str] = ..., partner: _Optional[str] = ..., user: _Optional[str] = ..., workload: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., run: _Optional[str] = ..., test: _Optional[str] = ..., lifetime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., approval: _Optional[str] = ...) -> None: ...
+    binding: Binding
+    def __init__(self, realm: _Optional[str] = ..., partner: _Optional[str] = ..., user: _Optional[str] = ..., workload: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., run: _Optional[str] = ..., test: _Optional[str] = ..., lifetime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., approval: _Optional[str] = ..., binding: _Optional[_Union[Binding, _Mapping]] = ...) -> None: ...
+
+class Binding(_message.Message):
+    __slots__ = ("x5t_s256", "jkt")
+    X5T_S256_FIELD_NUMBER: _ClassVar[int]
+    JKT_FIELD_NUMBER: _ClassVar[int]
+    x5t_s256: bytes
+    jkt: str
+    def __init__(self, x5t_s256: _Optional[bytes] = ..., jkt: _Optional[str] = ...) -> None: ...
 
 class MintedToken(_message.Message):
     __slots__ = ("token", "id", "index", "expires_at", "grant")

@@ -2,6 +2,7 @@
 
 import click
 
+from broker.edge.cli.binding import bind_option
 from broker.edge.cli.command import Command, Session, calls_broker, request_id_option
 from broker.edge.cli.output import instant
 from broker.edge.cli.problems import without_hint
@@ -20,19 +21,30 @@ TOKEN_KEYS = "token, id, index, expires_at, grant"  # noqa: S105 - names of keys
         "broker token mint --realm evaluation --partner acme --workload ci --model mythos --model fable --ttl 10m",
         "broker token mint --realm evaluation --partner acme --user alice --model mythos --run $RUN --test case-7",
         "broker token mint --realm evaluation --partner acme --user alice --model mythos --count 500 > tokens",
+        "broker token mint --realm evaluation --partner acme --user alice --model mythos --bind own > token",
     ],
     keys=f"{TOKEN_KEYS}, request_id; with --count: tokens: [{TOKEN_KEYS}], request_id.",
 )
 @spec_options
+@bind_option
 @click.option("--count", type=click.IntRange(1, MAX_BATCH), help="Mint so many, all or none, and print one per line.")
 @request_id_option
 @calls_broker()
-def mint(session: Session, *, spec: tokens_pb2.TokenSpec, count: int | None, request_id: str) -> None:
+def mint(
+    session: Session,
+    *,
+    spec: tokens_pb2.TokenSpec,
+    binding: tokens_pb2.Binding | None,
+    count: int | None,
+    request_id: str,
+) -> None:
     """Mint a token and print it, alone.
 
     The output is a secret: keep it in a variable or a pipe. The environment is the caller's own, recognised
     from its certificate.
     """
+    if binding is not None:
+        spec.binding.CopyFrom(binding)
     with session.settings.connect(lambda context: context.for_partner(spec.partner)) as broker:
         try:
             if count is None:

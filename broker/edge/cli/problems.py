@@ -11,6 +11,7 @@ from broker.errors import (
     ApprovalMismatch,
     ApprovalNeeded,
     ApprovalOver,
+    BindingNeeded,
     Blocked,
     Failure,
     Forbidden,
@@ -81,7 +82,7 @@ def problem_of(failure: Exception) -> Problem:
             return Problem(FAILED, failure.reason, failure.message, failure.hint)
         case click.UsageError():
             return Problem(USAGE, "USAGE", _one_line(failure.format_message()), _usage_hint(failure))
-        case Forbidden() | NotGranted() | Blocked() | Rejected():
+        case Forbidden() | NotGranted() | Blocked() | BindingNeeded() | Rejected():
             return _told(DENIED, failure)
         case ApprovalNeeded() | ApprovalOver() | ApprovalMismatch() | VotedAlready() | LoginTooOld():
             return _told(DENIED, failure)

@@ -10,9 +10,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from broker.domain.asking import UNRECOGNISED, Ask
 from broker.errors import Invalid
-from broker.service.calling import Caller
+from broker.service.calling import Caller, CertificateProof
 from broker.service.mint import Minted
 from broker.service.ports import RequestKey, RunRecord
+from broker.token.binding import Bound, Method
 from broker.token.keys import thumbprint
 from broker.token.revocation import Dimension, Selector
 from broker.v1 import runs_pb2, selector_pb2, tokens_pb2
@@ -65,7 +66,22 @@ def ask(spec: tokens_pb2.TokenSpec, environment: str | None, caller: Caller | No
         test=spec.test or None,
         ttl_s=seconds("lifetime", spec.lifetime) if spec.HasField("lifetime") else None,
         approval=spec.approval or None,
+        bound=bound(spec.binding, caller) if spec.HasField("binding") else None,
     )
+
+
+def bound(message: tokens_pb2.Binding, caller: Caller | None) -> Bound:
+    """Return to what a token shall be bound; an empty certificate hash is the caller's own. Raises Invalid."""
+    match message.WhichOneof("to"):
+        case "jkt":
+            return Bound(Method.DPOP, message.jkt)
+        case "x5t_s256":
+            own = caller.proof.sha256 if caller is not None and isinstance(caller.proof, CertificateProof) else b""
+            if not message.x5t_s256 and not own:
+                raise Invalid("binding.x5t_s256", "is empty, and the caller shows no certificate", hint="name a hash")
+            return Bound.to_certificate(message.x5t_s256 or own)
+        case _:
+            raise Invalid("binding", "is empty", hint="name a certificate or a DPoP key, or leave the binding out")
 
 
 def selector(message: selector_pb2.Selector) -> Selector:

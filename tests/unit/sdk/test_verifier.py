@@ -9,6 +9,7 @@ from broker.errors import (
     Expired,
     Malformed,
     NotAllowed,
+    NotHolder,
     NotYetValid,
     Revoked,
     Stale,
@@ -71,7 +72,8 @@ def test_a_proof_says_what_was_accepted_and_cannot_be_changed():
         ({}, "", NotAllowed),
         ({}, "Mythos", NotAllowed),
         ({}, None, NotAllowed),
-        ({"cnf": {"jkt": "x"}}, "mythos", NotAllowed),
+        ({"cnf": {"jkt": "x" * 43}}, "mythos", NotHolder),
+        ({"cnf": {"x5t#S256": "x" * 43}}, "mythos", NotHolder),
         ({"iat": KEYS.now_s - 7200, "nbf": KEYS.now_s - 7200}, "mythos", Untrusted),
     ],
 )

@@ -11,6 +11,7 @@ from tests.realm_keys import RealmKeys
 _EDGE = string.ascii_lowercase + string.digits
 names = st.from_regex(r"[a-z0-9]([a-z0-9_-]{0,12}[a-z0-9])?", fullmatch=True)
 opaque = st.text(string.ascii_letters + string.digits + "-_", min_size=8, max_size=64)
+thumbprints = st.text(string.ascii_letters + string.digits + "-_", min_size=43, max_size=43)
 models = st.one_of(names, st.builds("{}@{}".format, names, names))
 labels = st.builds("{}={}".format, names, names)
 
@@ -40,6 +41,8 @@ def claims_of(draw: st.DrawFn, keys: RealmKeys) -> Claims:
         labels=tuple(sorted(draw(st.sets(labels, max_size=16)))),
         parents=tuple(draw(st.lists(opaque, max_size=8, unique=True))),
         idx=draw(st.integers(1, 2**53 - 1)),
-        cnf=draw(json),
+        cnf=draw(
+            st.none() | st.builds(lambda name, text: {name: text}, st.sampled_from(["jkt", "x5t#S256"]), thumbprints)
+        ),
         act=draw(json),
     )

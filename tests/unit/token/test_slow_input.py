@@ -25,7 +25,7 @@ PAYLOAD = encode_claims(
         models=("mythos", "oracle@eu"),
         scope="model:mythos model:oracle@eu",
         parents=("parent-0001",),
-        cnf={"jkt": "a"},
+        cnf={"jkt": "a" * 43},
         act={"sub": "b"},
     )
 ).decode()
@@ -115,7 +115,7 @@ def test_t10_no_claim_takes_long():
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_t10_no_repeated_part_of_a_payload_takes_long(seed):
-    """`act` and `cnf` may hold anything, so what looks like the rest of a token within them is tried as the rest."""
+    """`act` may hold anything, so what looks like the rest of a token within them is tried as the rest."""
     print("seed", seed)
     chance = random.Random(seed)
     for _ in range(1_000):
@@ -127,7 +127,7 @@ def test_t10_no_repeated_part_of_a_payload_takes_long(seed):
 
 
 def test_t10_objects_that_look_like_the_rest_of_a_token_take_no_long():
-    """The two open ends `{.*}` of the pattern, each with as many places to stop at as fit."""
+    """The open end `{.*}` of the pattern, with as many places to stop at as fit."""
     until_cnf = '},"aud":"a","client_id":"spiffe://a/b","cnf":{'
     until_env = (
         until_cnf + '},"env":"a","exp":1,"iat":1,"idx":1,"iss":"https://a","jti":"abcdefgh","labels":[],"models":["a"],'

@@ -9,6 +9,7 @@ import pytest
 
 from broker.errors import Failure, Malformed
 from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry, leaf_hash
+from broker.token.binding import check_holder
 from broker.token.claims import TOKEN_TYP, Claims, encode_claims
 from broker.token.jws import assemble, b64url, parse_jws, signing_input, unb64url
 from broker.token.keys import (
@@ -51,6 +52,8 @@ def accept(vector: dict[str, Any]) -> Claims:
     time = Time(*(vector.get(name, TOKENS[name]) for name in ("earliest_ms", "latest_ms")))
     signed = check_signature(vector["token"], keys)
     check_use(signed, checked_model(vector["model"]), trust=TRUST, keys=keys, time=time)
+    seconds = {"earliest_s": time.earliest_ms // 1000, "latest_s": time.latest_ms // 1000}
+    check_holder(vector["token"], signed.claims.cnf, None, **seconds, remember=lambda _: None)
     return signed.claims
 
 
