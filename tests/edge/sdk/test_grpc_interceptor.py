@@ -218,7 +218,7 @@ def test_p7_every_kind_of_call_is_refused_without_a_token(model):
         ["Bearer  {0}"],
         ["Bearer {0},Bearer {0}"],
         ["Bearer {0} "],
-        ["DPoP {0}"],
+        ["DPoPs {0}"],
         ["Bearer x y"],
     ],
 )
