@@ -199,6 +199,16 @@ class Runs:
             raise NotFound("there is no such run of yours", hint="see: broker run list")
         return run
 
+    def shown(self, caller: Caller, run_id: str) -> RunRecord:
+        """Return a run; who has a partner sees its own partner's. Raises Forbidden, NotFound."""
+        caller.must_be(Role.HARNESS, Role.PARTNER_ADMIN, Role.ADMIN, Role.AUDITOR)
+        if caller.role not in (Role.ADMIN, Role.AUDITOR):
+            return self.own(caller, run_id)
+        run = self._ledger.run(run_id)
+        if run is None:
+            raise NotFound("there is no such run", hint="see: broker run list")
+        return run
+
     def listed(self, caller: Caller, partner: str | None, limit: int) -> Sequence[RunRecord]:
         """Return runs, newest first; who has a partner sees its own partner's. Raises Forbidden, Invalid."""
         caller.must_be(Role.HARNESS, Role.PARTNER_ADMIN, Role.ADMIN, Role.AUDITOR)

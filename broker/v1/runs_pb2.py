@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x62roker/v1/runs.proto\x12\tbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x94\x03\n\x03Run\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05realm\x18\x02 \x01(\t\x12\x0f\n\x07partner\x18\x03 \x01(\t\x12\x0e\n\x06models\x18\x04 \x03(\t\x12\"\n\x05state\x18\x05 \x01(\x0e\x32\x13.broker.v1.RunState\x12-\n\topened_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlease_ends_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04user\x18\x08 \x01(\t\x12\x10\n\x08workload\x18\t \x01(\t\x12\x13\n\x0b\x65nvironment\x18\n \x01(\t\x12\x16\n\x0ekey_thumbprint\x18\x0b \x01(\t\x12\x10\n\x08\x61pproval\x18\x0c \x01(\t\x12*\n\x06grants\x18\r \x03(\x0b\x32\x1a.broker.v1.Run.GrantsEntry\x12\x11\n\topened_by\x18\x0e \x01(\t\x1a-\n\x0bGrantsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd5\x01\n\x0eOpenRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05realm\x18\x02 \x01(\t\x12\x0f\n\x07partner\x18\x03 \x01(\t\x12\x0e\n\x06models\x18\x04 \x03(\t\x12(\n\x05lease\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04user\x18\x06 \x01(\t\x12\x10\n\x08workload\x18\x07 \x01(\t\x12\x12\n\nuser_token\x18\x08 \x01(\t\x12\x0f\n\x07run_key\x18\t \x01(\t\x12\x10\n\x08\x61pproval\x18\n \x01(\t\".\n\x0fOpenRunResponse\x12\x1b\n\x03run\x18\x01 \x01(\x0b\x32\x0e.broker.v1.Run\"1\n\x0eKeepRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03run\x18\x02 \x01(\t\".\n\x0fKeepRunResponse\x12\x1b\n\x03run\x18\x01 \x01(\x0b\x32\x0e.broker.v1.Run\"2\n\x0f\x43loseRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03run\x18\x02 \x01(\t\"/\n\x10\x43loseRunResponse\x12\x1b\n\x03run\x18\x01 \x01(\x0b\x32\x0e.broker.v1.Run\"1\n\x0fListRunsRequest\x12\x0f\n\x07partner\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\"0\n\x10ListRunsResponse\x12\x1c\n\x04runs\x18\x01 \x03(\x0b\x32\x0e.broker.v1.Run*e\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eRUN_STATE_OPEN\x10\x01\x12\x14\n\x10RUN_STATE_CLOSED\x10\x02\x12\x14\n\x10RUN_STATE_LAPSED\x10\x03\x32\x9a\x02\n\nRunService\x12@\n\x07OpenRun\x12\x19.broker.v1.OpenRunRequest\x1a\x1a.broker.v1.OpenRunResponse\x12@\n\x07KeepRun\x12\x19.broker.v1.KeepRunRequest\x1a\x1a.broker.v1.KeepRunResponse\x12\x43\n\x08\x43loseRun\x12\x1a.broker.v1.CloseRunRequest\x1a\x1b.broker.v1.CloseRunResponse\x12\x43\n\x08ListRuns\x12\x1a.broker.v1.ListRunsRequest\x1a\x1b.broker.v1.ListRunsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x62roker/v1/runs.proto\x12\tbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x94\x03\n\x03Run\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05realm\x18\x02 \x01(\t\x12\x0f\n\x07partner\x18\x03 \x01(\t\x12\x0e\n\x06models\x18\x04 \x03(\t\x12\"\n\x05state\x18\x05 \x01(\x0e\x32\x13.broker.v1.RunState\x12-\n\topened_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlease_ends_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04user\x18\x08 \x01(\t\x12\x10\n\x08workload\x18\t \x01(\t\x12\x13\n\x0b\x65nvironment\x18\n \x01(\t\x12\x16\n\x0ekey_thumbprint\x18\x0b \x01(\t\x12\x10\n\x08\x61pproval\x18\x0c \x01(\t\x12*\n\x06grants\x18\r \x03(\x0b\x32\x1a.broker.v1.Run.GrantsEntry\x12\x11\n\topened_by\x18\x0e \x01(\t\x1a-\n\x0bGrantsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd5\x01\n\x0eOpenRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05realm\x18\x02 \x01(\t\x12\x0f\n\x07partner\x18\x03 \x01(\t\x12\x0e\n\x06models\x18\x04 \x03(\t\x12(\n\x05lease\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04user\x18\x06 \x01(\t\x12\x10\n\x08workload\x18\x07 \x01(\t\x12\x12\n\nuser_token\x18\x08 \x01(\t\x12\x0f\n\x07run_key\x18\t \x01(\t\x12\x10\n\x08\x61pproval\x18\n \x01(\t\".\n\x0fOpenRunResponse\x12\x1b\n\x03run\x18\x01 \x01(\x0b\x32\x0e.broker.v1.Run\"1\n\x0eKeepRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03run\x18\x02 \x01(\t\".\n\x0fKeepRunResponse\x12\x1b\n\x03run\x18\x01 \x01(\x0b\x32\x0e.broker.v1.Run\"2\n\x0f\x43loseRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03run\x18\x02 \x01(\t\"/\n\x10\x43loseRunResponse\x12\x1b\n\x03run\x18\x01 \x01(\x0b\x32\x0e.broker.v1.Run\"\x1d\n\x0eShowRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\".\n\x0fShowRunResponse\x12\x1b\n\x03run\x18\x01 \x01(\x0b\x32\x0e.broker.v1.Run\"1\n\x0fListRunsRequest\x12\x0f\n\x07partner\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\"0\n\x10ListRunsResponse\x12\x1c\n\x04runs\x18\x01 \x03(\x0b\x32\x0e.broker.v1.Run*e\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eRUN_STATE_OPEN\x10\x01\x12\x14\n\x10RUN_STATE_CLOSED\x10\x02\x12\x14\n\x10RUN_STATE_LAPSED\x10\x03\x32\xdc\x02\n\nRunService\x12@\n\x07OpenRun\x12\x19.broker.v1.OpenRunRequest\x1a\x1a.broker.v1.OpenRunResponse\x12@\n\x07KeepRun\x12\x19.broker.v1.KeepRunRequest\x1a\x1a.broker.v1.KeepRunResponse\x12\x43\n\x08\x43loseRun\x12\x1a.broker.v1.CloseRunRequest\x1a\x1b.broker.v1.CloseRunResponse\x12@\n\x07ShowRun\x12\x19.broker.v1.ShowRunRequest\x1a\x1a.broker.v1.ShowRunResponse\x12\x43\n\x08ListRuns\x12\x1a.broker.v1.ListRunsRequest\x1a\x1b.broker.v1.ListRunsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RUN_GRANTSENTRY']._loaded_options = None
   _globals['_RUN_GRANTSENTRY']._serialized_options = b'8\001'
-  _globals['_RUNSTATE']._serialized_start=1072
-  _globals['_RUNSTATE']._serialized_end=1173
+  _globals['_RUNSTATE']._serialized_start=1151
+  _globals['_RUNSTATE']._serialized_end=1252
   _globals['_RUN']._serialized_start=101
   _globals['_RUN']._serialized_end=505
   _globals['_RUN_GRANTSENTRY']._serialized_start=460
@@ -53,10 +53,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLOSERUNREQUEST']._serialized_end=920
   _globals['_CLOSERUNRESPONSE']._serialized_start=922
   _globals['_CLOSERUNRESPONSE']._serialized_end=969
-  _globals['_LISTRUNSREQUEST']._serialized_start=971
-  _globals['_LISTRUNSREQUEST']._serialized_end=1020
-  _globals['_LISTRUNSRESPONSE']._serialized_start=1022
-  _globals['_LISTRUNSRESPONSE']._serialized_end=1070
-  _globals['_RUNSERVICE']._serialized_start=1176
-  _globals['_RUNSERVICE']._serialized_end=1458
+  _globals['_SHOWRUNREQUEST']._serialized_start=971
+  _globals['_SHOWRUNREQUEST']._serialized_end=1000
+  _globals['_SHOWRUNRESPONSE']._serialized_start=1002
+  _globals['_SHOWRUNRESPONSE']._serialized_end=1048
+  _globals['_LISTRUNSREQUEST']._serialized_start=1050
+  _globals['_LISTRUNSREQUEST']._serialized_end=1099
+  _globals['_LISTRUNSRESPONSE']._serialized_start=1101
+  _globals['_LISTRUNSRESPONSE']._serialized_end=1149
+  _globals['_RUNSERVICE']._serialized_start=1255
+  _globals['_RUNSERVICE']._serialized_end=1603
 # @@protoc_insertion_point(module_scope)

@@ -62,6 +62,11 @@ class RunServiceStub:
                 request_serializer=broker_dot_v1_dot_runs__pb2.CloseRunRequest.SerializeToString,
                 response_deserializer=broker_dot_v1_dot_runs__pb2.CloseRunResponse.FromString,
                 _registered_method=True)
+        self.ShowRun = channel.unary_unary(
+                '/broker.v1.RunService/ShowRun',
+                request_serializer=broker_dot_v1_dot_runs__pb2.ShowRunRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_runs__pb2.ShowRunResponse.FromString,
+                _registered_method=True)
         self.ListRuns = channel.unary_unary(
                 '/broker.v1.RunService/ListRuns',
                 request_serializer=broker_dot_v1_dot_runs__pb2.ListRunsRequest.SerializeToString,
@@ -109,6 +114,14 @@ class RunServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ShowRun(self, request, context):
+        """Shows one run. Roles: harness and partner-admin (their own partner), admin,
+        auditor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListRuns(self, request, context):
         """Lists runs, newest first. Roles: harness and partner-admin (their own
         partner), admin, auditor.
@@ -134,6 +147,11 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.CloseRun,
                     request_deserializer=broker_dot_v1_dot_runs__pb2.CloseRunRequest.FromString,
                     response_serializer=broker_dot_v1_dot_runs__pb2.CloseRunResponse.SerializeToString,
+            ),
+            'ShowRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShowRun,
+                    request_deserializer=broker_dot_v1_dot_runs__pb2.ShowRunRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_runs__pb2.ShowRunResponse.SerializeToString,
             ),
             'ListRuns': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRuns,
@@ -235,6 +253,33 @@ class RunService:
             '/broker.v1.RunService/CloseRun',
             broker_dot_v1_dot_runs__pb2.CloseRunRequest.SerializeToString,
             broker_dot_v1_dot_runs__pb2.CloseRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShowRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/broker.v1.RunService/ShowRun',
+            broker_dot_v1_dot_runs__pb2.ShowRunRequest.SerializeToString,
+            broker_dot_v1_dot_runs__pb2.ShowRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

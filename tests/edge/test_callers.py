@@ -121,6 +121,7 @@ MAY = {
     "RunService/OpenRun": {"harness"},
     "RunService/KeepRun": {"harness"},
     "RunService/CloseRun": {"harness"},
+    "RunService/ShowRun": {"harness", "partner-admin", "admin", "auditor"},
     "RunService/ListRuns": {"harness", "partner-admin", "admin", "auditor"},
     "RevocationService/Revoke": {"admin", "security", "partner-admin"},
     "RevocationService/RevokeTokens": {"admin", "security"},
@@ -168,6 +169,7 @@ CALLS = {
     "RunService/CloseRun": lambda s, n: s.runs(n).CloseRun(
         runs_pb2.CloseRunRequest(request_id=request_id(), run=UNHEARD_OF)
     ),
+    "RunService/ShowRun": lambda s, n: s.runs(n).ShowRun(runs_pb2.ShowRunRequest(run=UNHEARD_OF)),
     "RunService/ListRuns": lambda s, n: s.runs(n).ListRuns(runs_pb2.ListRunsRequest()),
     "RevocationService/Revoke": lambda s, n: list(
         s.revocations(n).Revoke(
@@ -383,6 +385,7 @@ def test_b20_a_caller_of_one_partner_can_neither_act_for_nor_see_another(served)
         "RunService/CloseRun": [
             lambda s: s.runs("globex").CloseRun(runs_pb2.CloseRunRequest(request_id=rid(), run=run.id))
         ],
+        "RunService/ShowRun": [lambda s: s.runs("globex").ShowRun(runs_pb2.ShowRunRequest(run=run.id))],
         "RunService/ListRuns": [lambda s: s.runs("globex").ListRuns(runs_pb2.ListRunsRequest(partner="acme"))],
         "RevocationService/Revoke": [
             lambda s, each=each: list(

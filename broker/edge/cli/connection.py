@@ -15,8 +15,9 @@ from cryptography import x509
 from broker.edge.cli.context import Context, Login, context_path, read_context
 from broker.edge.cli.kept_login import KeptLogin, login_path, read_login
 from broker.edge.cli.problems import Misused, TimedOut, Unusable
+from broker.sdk.channels import Metadata
 from broker.sdk.failures import Unreachable, failure_of
-from broker.sdk.identity import Identity, TokenIdentity
+from broker.sdk.identity import AnyIdentity, Identity, KeyIdentity, TokenIdentity
 from broker.v1 import (
     drills_pb2_grpc,
     ledger_pb2_grpc,
@@ -105,7 +106,7 @@ class Settings:
             return None
         return read_login(self.login_file())
 
-    def _by_token(self) -> tuple[str, TokenIdentity] | None:
+    def _by_token(self, *, by_key: bool) -> tuple[str, AnyIdentity] | None:
         """Return the login door and who to be there, or None: a certificate is to be used. Raises Misused, Unusable."""
         if self.token_file is not None:
             if self.cert is not None or self.name is not None:
@@ -116,9 +117,13 @@ class Settings:
                 raise Misused(
                     "--token-file needs --endpoint, the login door", hint="give it, or name it in the context"
                 )
-            return address, TokenIdentity(file=self.token_file, ca=self.ca_or_none())
+            ca = self.ca_or_none()
+            return address, KeyIdentity(ca) if by_key else TokenIdentity(file=self.token_file, ca=ca)
         login = self._login()
-        return None if login is None else (self.endpoint or login.endpoint, login.identity(datetime.now(UTC)))
+        if login is None:
+            return None
+        identity = KeyIdentity(login.ca) if by_key else login.identity(datetime.now(UTC))
+        return self.endpoint or login.endpoint, identity
 
     def identity(self, choose: Choose) -> Identity:
         """Return who to be: `--cert` and `--cert-key`, or `--as`, or what `choose` takes from the context.
@@ -138,11 +143,14 @@ class Settings:
         return Identity(chosen.cert, chosen.key, self.ca or context.ca)
 
     @contextmanager
-    def connect(self, choose: Choose) -> Iterator["Broker"]:
-        """Yield the broker, as who is logged in, else as the identity chosen; nothing is sent before the first call."""
-        by_token = self._by_token()
+    def connect(self, choose: Choose, *, by_key: bool = False) -> Iterator["Broker"]:
+        """Yield the broker, as who is logged in, else as the identity chosen; nothing is sent before the first call.
+
+        With `by_key` a run's key says who calls at the login door, so that a login may have ended.
+        """
+        by_token = self._by_token(by_key=by_key)
         address: str
-        identity: Identity | TokenIdentity
+        identity: AnyIdentity
         address, identity = (self.address(), self.identity(choose)) if by_token is None else by_token
         credentials = identity.credentials()
         try:
@@ -156,9 +164,7 @@ class Settings:
 class Broker:
     """The broker's services over one channel."""
 
-    def __init__(
-        self, channel: grpc.Channel, address: str, identity: Identity | TokenIdentity, deadline_s: int
-    ) -> None:
+    def __init__(self, channel: grpc.Channel, address: str, identity: AnyIdentity, deadline_s: int) -> None:
         self._channel = channel
         self._address = address
         self._identity = identity
@@ -199,7 +205,7 @@ class Broker:
         """LedgerService."""
         return ledger_pb2_grpc.LedgerServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
-    def call(self, method: Any, request: Any) -> Any:
+    def call(self, method: Any, request: Any, metadata: Metadata | None = None) -> Any:
         """Call and return the answer.
 
         Raises:
@@ -207,7 +213,7 @@ class Broker:
             Unusable: Nobody answered in time.
         """
         try:
-            return method(request, timeout=self._deadline_s)
+            return method(request, timeout=self._deadline_s, metadata=metadata)
         except grpc.RpcError as failed:
             raise self._told(failed, request) from failed
 
@@ -243,7 +249,7 @@ class Broker:
 
     def _advice(self) -> str:
         """Say what to look at. TLS 1.3 does not tell a client why its certificate was refused, so look here."""
-        if isinstance(self._identity, TokenIdentity):
+        if not isinstance(self._identity, Identity):
             return (
                 "check that it runs, that this is its login door, and that its certificate is from the CA of the login"
             )

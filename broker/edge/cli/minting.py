@@ -1,9 +1,12 @@
 """`broker token mint` and `broker explain`: asking for a token, and asking why."""
 
+from pathlib import Path
+
 import click
 
 from broker.edge.cli.binding import bind_option
 from broker.edge.cli.command import Command, Session, calls_broker, request_id_option
+from broker.edge.cli.key_files import key_file_option, of_run, proven
 from broker.edge.cli.output import instant
 from broker.edge.cli.problems import without_hint
 from broker.edge.cli.specs import explain_command, spec_options
@@ -20,6 +23,7 @@ TOKEN_KEYS = "token, id, index, expires_at, grant"  # noqa: S105 - names of keys
         "broker token mint --realm evaluation --partner acme --user alice --model mythos",
         "broker token mint --realm evaluation --partner acme --workload ci --model mythos --model fable --ttl 10m",
         "broker token mint --realm evaluation --partner acme --user alice --model mythos --run $RUN --test case-7",
+        "broker token mint --realm evaluation --partner acme --model mythos --run $RUN --key-file run.key",
         "broker token mint --realm evaluation --partner acme --user alice --model mythos --count 500 > tokens",
         "broker token mint --realm evaluation --partner acme --user alice --model mythos --bind own > token",
     ],
@@ -28,6 +32,7 @@ TOKEN_KEYS = "token, id, index, expires_at, grant"  # noqa: S105 - names of keys
 @spec_options
 @bind_option
 @click.option("--count", type=click.IntRange(1, MAX_BATCH), help="Mint so many, all or none, and print one per line.")
+@key_file_option
 @request_id_option
 @calls_broker()
 def mint(
@@ -36,6 +41,7 @@ def mint(
     spec: tokens_pb2.TokenSpec,
     binding: tokens_pb2.Binding | None,
     count: int | None,
+    key_file: Path | None,
     request_id: str,
 ) -> None:
     """Mint a token and print it, alone.
@@ -45,14 +51,17 @@ def mint(
     """
     if binding is not None:
         spec.binding.CopyFrom(binding)
-    with session.settings.connect(lambda context: context.for_partner(spec.partner)) as broker:
+    key = of_run(key_file, spec.run)
+    with session.settings.connect(lambda context: context.for_partner(spec.partner), by_key=key is not None) as broker:
         try:
             if count is None:
                 request = tokens_pb2.MintRequest(request_id=request_id, spec=spec)
-                minted = [broker.call(broker.tokens.Mint, request).token]
+                proof = proven(key, "TokenService/Mint", spec.run, request)
+                minted = [broker.call(broker.tokens.Mint, request, proof).token]
             else:
                 batch = tokens_pb2.MintBatchRequest(request_id=request_id, specs=[spec] * count)
-                minted = list(broker.call(broker.tokens.MintBatch, batch).tokens)
+                proof = proven(key, "TokenService/MintBatch", spec.run, batch)
+                minted = list(broker.call(broker.tokens.MintBatch, batch, proof).tokens)
         except NotGranted as denied:
             message, _ = without_hint(denied)
             raise NotGranted(message, hint=f"ask an admin, or see: {explain_command(spec)}") from denied

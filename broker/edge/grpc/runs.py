@@ -63,6 +63,15 @@ class RunService(runs_pb2_grpc.RunServiceServicer):
         run = await asyncio.to_thread(self._runs.close, caller, run_id, request_key(caller, request))
         return runs_pb2.CloseRunResponse(run=run_message(run, self._clock.now()))
 
+    async def ShowRun(self, request: runs_pb2.ShowRunRequest, context: ServicerContext) -> runs_pb2.ShowRunResponse:
+        """Show one."""
+        del context
+        caller = CALLER.get()
+        # Who may see none learns nothing about what an id must look like.
+        caller.must_be(Role.HARNESS, Role.PARTNER_ADMIN, Role.ADMIN, Role.AUDITOR)
+        run = await asyncio.to_thread(self._runs.shown, caller, opaque_id("run", request.run))
+        return runs_pb2.ShowRunResponse(run=run_message(run, self._clock.now()))
+
     async def ListRuns(self, request: runs_pb2.ListRunsRequest, context: ServicerContext) -> runs_pb2.ListRunsResponse:
         """List them."""
         del context

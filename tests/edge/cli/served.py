@@ -42,6 +42,7 @@ class Call:
     method: str
     request: Any
     principal: str
+    metadata: tuple[tuple[str, str | bytes], ...] = ()
 
 
 class Hang:
@@ -97,7 +98,8 @@ class Served:
         certificate = x509.load_pem_x509_certificate(context.auth_context()["x509_pem_cert"][0])
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         [uri] = names.get_values_for_type(x509.UniformResourceIdentifier)
-        self.calls.append(Call(method, request, uri))
+        sent = tuple((key, value) for key, value in context.invocation_metadata())
+        self.calls.append(Call(method, request, uri, sent))
 
     def _one(self, answer: Any, context: grpc.ServicerContext) -> Any:
         if isinstance(answer, Hang):

@@ -54,6 +54,7 @@ def test_the_commands_are_those_of_the_design() -> None:
         "run keep",
         "run close",
         "run list",
+        "run show",
         "token mint",
         "token verify",
         "token inspect",
