@@ -26,17 +26,17 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62roker/v1/approvals.proto\x12\tbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"{\n\x0c\x41pprovalVote\x12\x0e\n\x06person\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12\x10\n\x08\x61pproves\x18\x03 \x01(\x08\x12&\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x63ounts\x18\x05 \x01(\x08\"\xd1\x01\n\x08\x41pproval\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07request\x18\x02 \x01(\x0c\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.broker.v1.ApprovalState\x12\x0b\n\x03why\x18\x04 \x01(\t\x12&\n\x05votes\x18\x05 \x03(\x0b\x32\x17.broker.v1.ApprovalVote\x12)\n\x05until\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08spent_on\x18\x07 \x01(\t\x12\r\n\x05index\x18\x08 \x01(\x04\"\xd6\x01\n\x16RequestApprovalRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\x07purpose\x18\x02 \x01(\x0e\x32\x1a.broker.v1.ApprovalPurpose\x12\r\n\x05realm\x18\x03 \x01(\t\x12\x0f\n\x07partner\x18\x04 \x01(\t\x12\x0c\n\x04user\x18\x05 \x01(\t\x12\x10\n\x08workload\x18\x06 \x01(\t\x12\x0e\n\x06models\x18\x07 \x03(\t\x12+\n\x08lifetime\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"@\n\x17RequestApprovalResponse\x12%\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x13.broker.v1.Approval\"&\n\x12GetApprovalRequest\x12\x10\n\x08\x61pproval\x18\x01 \x01(\t\"<\n\x13GetApprovalResponse\x12%\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x13.broker.v1.Approval\"G\n\x14ListApprovalsRequest\x12\x0f\n\x07partner\x18\x01 \x01(\t\x12\x0f\n\x07waiting\x18\x02 \x01(\x08\x12\r\n\x05limit\x18\x03 \x01(\r\"?\n\x15ListApprovalsResponse\x12&\n\tapprovals\x18\x01 \x03(\x0b\x32\x13.broker.v1.Approval\"(\n\x14WatchApprovalRequest\x12\x10\n\x08\x61pproval\x18\x01 \x01(\t\">\n\x15WatchApprovalResponse\x12%\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x13.broker.v1.Approval\"V\n\x0e\x41pproveRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x61pproval\x18\x02 \x01(\t\x12\x11\n\tstatement\x18\x03 \x01(\t\x12\x0b\n\x03key\x18\x04 \x01(\t\"8\n\x0f\x41pproveResponse\x12%\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x13.broker.v1.Approval\"S\n\x0b\x44\x65nyRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x61pproval\x18\x02 \x01(\t\x12\x11\n\tstatement\x18\x03 \x01(\t\x12\x0b\n\x03key\x18\x04 \x01(\t\"5\n\x0c\x44\x65nyResponse\x12%\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x13.broker.v1.Approval\"7\n\x0fWithdrawRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x61pproval\x18\x02 \x01(\t\"9\n\x10WithdrawResponse\x12%\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x13.broker.v1.Approval*i\n\x0f\x41pprovalPurpose\x12 \n\x1c\x41PPROVAL_PURPOSE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41PPROVAL_PURPOSE_RUN\x10\x01\x12\x1a\n\x16\x41PPROVAL_PURPOSE_TOKEN\x10\x02*\x8b\x02\n\rApprovalState\x12\x1e\n\x1a\x41PPROVAL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41PPROVAL_STATE_WAITING\x10\x01\x12\x1b\n\x17\x41PPROVAL_STATE_APPROVED\x10\x02\x12\x19\n\x15\x41PPROVAL_STATE_DENIED\x10\x03\x12\x1c\n\x18\x41PPROVAL_STATE_WITHDRAWN\x10\x04\x12\x1a\n\x16\x41PPROVAL_STATE_EXPIRED\x10\x05\x12\x18\n\x14\x41PPROVAL_STATE_SPENT\x10\x06\x12\x19\n\x15\x41PPROVAL_STATE_LAPSED\x10\x07\x12\x17\n\x13\x41PPROVAL_STATE_VOID\x10\x08\x32\xa3\x04\n\x0f\x41pprovalService\x12X\n\x0fRequestApproval\x12!.broker.v1.RequestApprovalRequest\x1a\".broker.v1.RequestApprovalResponse\x12L\n\x0bGetApproval\x12\x1d.broker.v1.GetApprovalRequest\x1a\x1e.broker.v1.GetApprovalResponse\x12R\n\rListApprovals\x12\x1f.broker.v1.ListApprovalsRequest\x1a .broker.v1.ListApprovalsResponse\x12T\n\rWatchApproval\x12\x1f.broker.v1.WatchApprovalRequest\x1a .broker.v1.WatchApprovalResponse0\x01\x12@\n\x07\x41pprove\x12\x19.broker.v1.ApproveRequest\x1a\x1a.broker.v1.ApproveResponse\x12\x37\n\x04\x44\x65ny\x12\x16.broker.v1.DenyRequest\x1a\x17.broker.v1.DenyResponse\x12\x43\n\x08Withdraw\x12\x1a.broker.v1.WithdrawRequest\x1a\x1b.broker.v1.WithdrawResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62roker/v1/approvals.proto\x12\tbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"{\n\x0c\x41pprovalVote\x12\x0e\n\x06person\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12\x10\n\x08\x61pproves\x18\x03 \x01(\x08\x12&\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x63ounts\x18\x05 \x01(\x08\"\xd1\x01\n\x08\x41pproval\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07request\x18\x02 \x01(\x0c\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.broker.v1.ApprovalState\x12\x0b\n\x03why\x18\x04 \x01(\t\x12&\n\x05votes\x18\x05 \x03(\x0b\x32\x17.broker.v1.ApprovalVote\x12)\n\x05until\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08spent_on\x18\x07 \x01(\t\x12\r\n\x05index\x18\x08 \x01(\x04\"\xd6\x01\n\x16RequestApprovalRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\x07purpose\x18\x02 \x01(\x0e\x32\x1a.broker.v1.ApprovalPurpose\x12\r\n\x05realm\x18\x03 \x01(\t\x12\x0f\n\x07partner\x18\x04 \x01(\t\x12\x0c\n\x04user\x18\x05 \x01(\t\x12\x10\n\x08workload\x18\x06 \x01(\t\x12\x0e\n\x06models\x18\x07 \x03(\t\x12+\n\x08lifetime\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"@\n\x17RequestApprovalResponse\x12%\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x13.broker.v1.Approval\"&\n\x12GetApprovalRequest\x12\x10\n\x08\x61pproval\x18\x01 \x01(\t\"O\n\x13GetApprovalResponse\x12%\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x13.broker.v1.Approval\x12\x11\n\tprincipal\x18\x02 \x01(\t\"G\n\x14ListApprovalsRequest\x12\x0f\n\x07partner\x18\x01 \x01(\t\x12\x0f\n\x07waiting\x18\x02 \x01(\x08\x12\r\n\x05limit\x18\x03 \x01(\r\"?\n\x15ListApprovalsResponse\x12&\n\tapprovals\x18\x01 \x03(\x0b\x32\x13.broker.v1.Approval\"(\n\x14WatchApprovalRequest\x12\x10\n\x08\x61pproval\x18\x01 \x01(\t\">\n\x15WatchApprovalResponse\x12%\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x13.broker.v1.Approval\"V\n\x0e\x41pproveRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x61pproval\x18\x02 \x01(\t\x12\x11\n\tstatement\x18\x03 \x01(\t\x12\x0b\n\x03key\x18\x04 \x01(\t\"8\n\x0f\x41pproveResponse\x12%\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x13.broker.v1.Approval\"S\n\x0b\x44\x65nyRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x61pproval\x18\x02 \x01(\t\x12\x11\n\tstatement\x18\x03 \x01(\t\x12\x0b\n\x03key\x18\x04 \x01(\t\"5\n\x0c\x44\x65nyResponse\x12%\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x13.broker.v1.Approval\"7\n\x0fWithdrawRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x61pproval\x18\x02 \x01(\t\"9\n\x10WithdrawResponse\x12%\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x13.broker.v1.Approval*i\n\x0f\x41pprovalPurpose\x12 \n\x1c\x41PPROVAL_PURPOSE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41PPROVAL_PURPOSE_RUN\x10\x01\x12\x1a\n\x16\x41PPROVAL_PURPOSE_TOKEN\x10\x02*\x8b\x02\n\rApprovalState\x12\x1e\n\x1a\x41PPROVAL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41PPROVAL_STATE_WAITING\x10\x01\x12\x1b\n\x17\x41PPROVAL_STATE_APPROVED\x10\x02\x12\x19\n\x15\x41PPROVAL_STATE_DENIED\x10\x03\x12\x1c\n\x18\x41PPROVAL_STATE_WITHDRAWN\x10\x04\x12\x1a\n\x16\x41PPROVAL_STATE_EXPIRED\x10\x05\x12\x18\n\x14\x41PPROVAL_STATE_SPENT\x10\x06\x12\x19\n\x15\x41PPROVAL_STATE_LAPSED\x10\x07\x12\x17\n\x13\x41PPROVAL_STATE_VOID\x10\x08\x32\xa3\x04\n\x0f\x41pprovalService\x12X\n\x0fRequestApproval\x12!.broker.v1.RequestApprovalRequest\x1a\".broker.v1.RequestApprovalResponse\x12L\n\x0bGetApproval\x12\x1d.broker.v1.GetApprovalRequest\x1a\x1e.broker.v1.GetApprovalResponse\x12R\n\rListApprovals\x12\x1f.broker.v1.ListApprovalsRequest\x1a .broker.v1.ListApprovalsResponse\x12T\n\rWatchApproval\x12\x1f.broker.v1.WatchApprovalRequest\x1a .broker.v1.WatchApprovalResponse0\x01\x12@\n\x07\x41pprove\x12\x19.broker.v1.ApproveRequest\x1a\x1a.broker.v1.ApproveResponse\x12\x37\n\x04\x44\x65ny\x12\x16.broker.v1.DenyRequest\x1a\x17.broker.v1.DenyResponse\x12\x43\n\x08Withdraw\x12\x1a.broker.v1.WithdrawRequest\x1a\x1b.broker.v1.WithdrawResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'broker.v1.approvals_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_APPROVALPURPOSE']._serialized_start=1473
-  _globals['_APPROVALPURPOSE']._serialized_end=1578
-  _globals['_APPROVALSTATE']._serialized_start=1581
-  _globals['_APPROVALSTATE']._serialized_end=1848
+  _globals['_APPROVALPURPOSE']._serialized_start=1492
+  _globals['_APPROVALPURPOSE']._serialized_end=1597
+  _globals['_APPROVALSTATE']._serialized_start=1600
+  _globals['_APPROVALSTATE']._serialized_end=1867
   _globals['_APPROVALVOTE']._serialized_start=105
   _globals['_APPROVALVOTE']._serialized_end=228
   _globals['_APPROVAL']._serialized_start=231
@@ -48,27 +48,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETAPPROVALREQUEST']._serialized_start=725
   _globals['_GETAPPROVALREQUEST']._serialized_end=763
   _globals['_GETAPPROVALRESPONSE']._serialized_start=765
-  _globals['_GETAPPROVALRESPONSE']._serialized_end=825
-  _globals['_LISTAPPROVALSREQUEST']._serialized_start=827
-  _globals['_LISTAPPROVALSREQUEST']._serialized_end=898
-  _globals['_LISTAPPROVALSRESPONSE']._serialized_start=900
-  _globals['_LISTAPPROVALSRESPONSE']._serialized_end=963
-  _globals['_WATCHAPPROVALREQUEST']._serialized_start=965
-  _globals['_WATCHAPPROVALREQUEST']._serialized_end=1005
-  _globals['_WATCHAPPROVALRESPONSE']._serialized_start=1007
-  _globals['_WATCHAPPROVALRESPONSE']._serialized_end=1069
-  _globals['_APPROVEREQUEST']._serialized_start=1071
-  _globals['_APPROVEREQUEST']._serialized_end=1157
-  _globals['_APPROVERESPONSE']._serialized_start=1159
-  _globals['_APPROVERESPONSE']._serialized_end=1215
-  _globals['_DENYREQUEST']._serialized_start=1217
-  _globals['_DENYREQUEST']._serialized_end=1300
-  _globals['_DENYRESPONSE']._serialized_start=1302
-  _globals['_DENYRESPONSE']._serialized_end=1355
-  _globals['_WITHDRAWREQUEST']._serialized_start=1357
-  _globals['_WITHDRAWREQUEST']._serialized_end=1412
-  _globals['_WITHDRAWRESPONSE']._serialized_start=1414
-  _globals['_WITHDRAWRESPONSE']._serialized_end=1471
-  _globals['_APPROVALSERVICE']._serialized_start=1851
-  _globals['_APPROVALSERVICE']._serialized_end=2398
+  _globals['_GETAPPROVALRESPONSE']._serialized_end=844
+  _globals['_LISTAPPROVALSREQUEST']._serialized_start=846
+  _globals['_LISTAPPROVALSREQUEST']._serialized_end=917
+  _globals['_LISTAPPROVALSRESPONSE']._serialized_start=919
+  _globals['_LISTAPPROVALSRESPONSE']._serialized_end=982
+  _globals['_WATCHAPPROVALREQUEST']._serialized_start=984
+  _globals['_WATCHAPPROVALREQUEST']._serialized_end=1024
+  _globals['_WATCHAPPROVALRESPONSE']._serialized_start=1026
+  _globals['_WATCHAPPROVALRESPONSE']._serialized_end=1088
+  _globals['_APPROVEREQUEST']._serialized_start=1090
+  _globals['_APPROVEREQUEST']._serialized_end=1176
+  _globals['_APPROVERESPONSE']._serialized_start=1178
+  _globals['_APPROVERESPONSE']._serialized_end=1234
+  _globals['_DENYREQUEST']._serialized_start=1236
+  _globals['_DENYREQUEST']._serialized_end=1319
+  _globals['_DENYRESPONSE']._serialized_start=1321
+  _globals['_DENYRESPONSE']._serialized_end=1374
+  _globals['_WITHDRAWREQUEST']._serialized_start=1376
+  _globals['_WITHDRAWREQUEST']._serialized_end=1431
+  _globals['_WITHDRAWRESPONSE']._serialized_start=1433
+  _globals['_WITHDRAWRESPONSE']._serialized_end=1490
+  _globals['_APPROVALSERVICE']._serialized_start=1870
+  _globals['_APPROVALSERVICE']._serialized_end=2417
 # @@protoc_insertion_point(module_scope)

@@ -108,10 +108,12 @@ class GetApprovalRequest(_message.Message):
     def __init__(self, approval: _Optional[str] = ...) -> None: ...
 
 class GetApprovalResponse(_message.Message):
-    __slots__ = ("approval",)
+    __slots__ = ("approval", "principal")
     APPROVAL_FIELD_NUMBER: _ClassVar[int]
+    PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
     approval: Approval
-    def __init__(self, approval: _Optional[_Union[Approval, _Mapping]] = ...) -> None: ...
+    principal: str
+    def __init__(self, approval: _Optional[_Union[Approval, _Mapping]] = ..., principal: _Optional[str] = ...) -> None: ...
 
 class ListApprovalsRequest(_message.Message):
     __slots__ = ("partner", "waiting", "limit")

@@ -5,6 +5,7 @@ from typing import NoReturn
 import click
 
 from broker import __version__
+from broker.edge.cli.approvals import approval
 from broker.edge.cli.auditing import audit
 from broker.edge.cli.blocks import reinstate, revocations
 from broker.edge.cli.completing import completion
@@ -58,7 +59,7 @@ def _program(validate: Validate | None) -> Program:
     policy = policy_group(validate)
     for command in (
         *(token, run, policy, explain, revoke, reinstate, revocations),
-        *(login, logout),
+        *(approval, login, logout),
         *(verifiers, drill, audit, status, trust, completion),
     ):
         program.add_command(command)

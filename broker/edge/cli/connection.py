@@ -11,6 +11,8 @@ from typing import Any
 
 import grpc
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from broker.edge.cli.context import Context, Login, context_path, read_context
 from broker.edge.cli.kept_login import KeptLogin, login_path, read_login
@@ -19,6 +21,7 @@ from broker.sdk.channels import Metadata
 from broker.sdk.failures import Unreachable, failure_of
 from broker.sdk.identity import AnyIdentity, Identity, KeyIdentity, TokenIdentity
 from broker.v1 import (
+    approvals_pb2_grpc,
     drills_pb2_grpc,
     ledger_pb2_grpc,
     policy_pb2_grpc,
@@ -142,6 +145,30 @@ class Settings:
         chosen = choose(context) if self.name is None else context.named(self.name)
         return Identity(chosen.cert, chosen.key, self.ca or context.ca)
 
+    def signing_key(self, choose: Choose) -> tuple[ec.EllipticCurvePrivateKey, bool]:
+        """Return the key of who is logged in, else of the identity chosen, and whether it is a login's.
+
+        Raises:
+            Unusable: It cannot be read, is not on P-256, or the provider did not bind the login to it.
+        """
+        login = self._login()
+        if login is not None:
+            if not login.is_bound:
+                raise Unusable(
+                    "the provider did not bind the login to its key, so nothing can be signed with it",
+                    reason="CONTEXT",
+                    hint="use a provider that returns the nonce, or a certificate: --as, or --cert and --cert-key",
+                )
+            return login.key, True
+        path = Path(self.identity(choose).key)
+        try:
+            key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        except (ValueError, TypeError) as bad:
+            raise Unusable(f"{path} is not a key that can be read", reason="FILE", hint="give --cert-key") from bad
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+            raise Unusable(f"{path} is not an EC P-256 key", reason="FILE", hint="approve with a certificate of one")
+        return key, False
+
     @contextmanager
     def connect(self, choose: Choose, *, by_key: bool = False) -> Iterator["Broker"]:
         """Yield the broker, as who is logged in, else as the identity chosen; nothing is sent before the first call.
@@ -199,6 +226,11 @@ class Broker:
     def drills(self) -> Any:
         """DrillService."""
         return drills_pb2_grpc.DrillServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    @cached_property
+    def approvals(self) -> Any:
+        """ApprovalService."""
+        return approvals_pb2_grpc.ApprovalServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     @property
     def ledger(self) -> Any:

@@ -39,13 +39,14 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What the file says. `admin`, `harness` (by partner) and `verifier` (by realm) name identities."""
+    """What the file says. `admin`, `approver`, `harness` (by partner) and `verifier` (by realm) name identities."""
 
     endpoint: str
     ca: Path
     trust: Path
     identities: Mapping[str, Identity]
     admin: str | None = None
+    approver: str | None = None
     harness: Mapping[str, str] = field(default_factory=dict)
     verifier: Mapping[str, str] = field(default_factory=dict)
     login: Login = field(default_factory=Login)
@@ -61,6 +62,12 @@ class Context:
         if self.admin is None:
             raise Misused("the context names no admin", hint=_choose("--as", self.identities))
         return self.named(self.admin)
+
+    def for_approver(self) -> Identity:
+        """Return the identity of an approver. Raises Misused."""
+        if self.approver is None:
+            raise Misused("the context names no approver", hint=f"broker login, or {_choose('--as', self.identities)}")
+        return self.named(self.approver)
 
     def for_partner(self, partner: str) -> Identity:
         """Return the identity of a partner's harness. Raises Misused."""
@@ -148,6 +155,7 @@ def _document(context: Context) -> dict[str, object]:
         },
         "defaults": {
             "admin": context.admin,
+            **({} if context.approver is None else {"approver": context.approver}),
             "harness": dict(context.harness),
             "verifier": dict(context.verifier),
         },
@@ -163,6 +171,7 @@ def _parsed(unverified: Any, folder: Path) -> Context:
         trust=folder / _text(unverified["trust"]),
         identities=_mapped(unverified["identities"], lambda one: _identity(one, folder)),
         admin=None if defaults["admin"] is None else _text(defaults["admin"]),
+        approver=None if defaults.get("approver") is None else _text(defaults["approver"]),
         harness=_mapped(defaults["harness"], _text),
         verifier=_mapped(defaults["verifier"], _text),
         # Contexts of before have none.

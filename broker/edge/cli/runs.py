@@ -44,6 +44,7 @@ def run() -> None:
 @click.option("--model", "models", type=Name(), multiple=True, required=True, help="Model. Repeat for more.")
 @named("--user", "Human whom all its tokens are for.")
 @named("--workload", "Program that all its tokens are for; with --user, that acts for them.")
+@named("--approval", "Approval of exactly this run; it is spent.")
 @click.option("--lease", type=Span(), help="Time until it lapses unless kept, 10s to 24h. Default: 5m.")
 @click.option(
     "--key-file",
@@ -87,10 +88,12 @@ def _open_request(
     user: str | None,
     workload: str | None,
     lease: int | None,
+    approval: str | None,
 ) -> runs_pb2.OpenRunRequest:
     request = runs_pb2.OpenRunRequest(
         request_id=request_id, realm=realm, partner=partner, models=models, user=user, workload=workload
     )
+    request.approval = approval or ""
     if lease is not None:
         request.lease.FromSeconds(lease)
     return request

@@ -26,10 +26,18 @@ def spec_options(callback: Callback) -> Callback:
         run: str | None,
         test: str | None,
         ttl: int | None,
+        approval: str | None,
         **rest: Any,
     ) -> int | None:
         spec = tokens_pb2.TokenSpec(
-            realm=realm, partner=partner, user=user, workload=workload, models=models, run=run, test=test
+            realm=realm,
+            partner=partner,
+            user=user,
+            workload=workload,
+            models=models,
+            run=run,
+            test=test,
+            approval=approval or "",
         )
         if ttl is not None:
             spec.lifetime.FromSeconds(ttl)
@@ -51,6 +59,7 @@ def spec_options(callback: Callback) -> Callback:
         named("--run", "Open run that it belongs to."),
         named("--test", "Test within the run."),
         click.option("--ttl", type=Span(), help="Lifetime, as 90s, 10m or 1h. Default: the grant's."),
+        named("--approval", "Approval of exactly this token; it is spent."),
     ]
     result: Callback = wrapped
     for option in reversed(options):

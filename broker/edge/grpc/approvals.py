@@ -71,7 +71,7 @@ class ApprovalService(approvals_pb2_grpc.ApprovalServiceServicer):
         caller = CALLER.get()
         caller.must_be(*READERS)
         shown = await asyncio.to_thread(self._approving.get, caller, opaque_id("approval", request.approval))
-        return pb.GetApprovalResponse(approval=_message(shown, caller))
+        return pb.GetApprovalResponse(approval=_message(shown, caller), principal=caller.principal)
 
     async def ListApprovals(
         self, request: pb.ListApprovalsRequest, context: ServicerContext

@@ -13,6 +13,7 @@ from cryptography import x509
 from broker.edge.grpc.failures import DETAILS_KEY, code_of, details_of
 from broker.errors import Failure
 from broker.v1 import (
+    approvals_pb2_grpc,
     drills_pb2_grpc,
     feed_pb2_grpc,
     ledger_pb2_grpc,
@@ -31,10 +32,11 @@ SERVICERS = (
     (revocations_pb2_grpc.RevocationServiceServicer, revocations_pb2_grpc.add_RevocationServiceServicer_to_server),
     (policy_pb2_grpc.PolicyServiceServicer, policy_pb2_grpc.add_PolicyServiceServicer_to_server),
     (status_pb2_grpc.StatusServiceServicer, status_pb2_grpc.add_StatusServiceServicer_to_server),
+    (approvals_pb2_grpc.ApprovalServiceServicer, approvals_pb2_grpc.add_ApprovalServiceServicer_to_server),
     (drills_pb2_grpc.DrillServiceServicer, drills_pb2_grpc.add_DrillServiceServicer_to_server),
     (ledger_pb2_grpc.LedgerServiceServicer, ledger_pb2_grpc.add_LedgerServiceServicer_to_server),
 )
-STREAMING = {"Revoke", "RevokeTokens", "GetRevocation", "Drill"}
+STREAMING = {"Revoke", "RevokeTokens", "GetRevocation", "Drill", "WatchApproval"}
 
 
 @dataclass(frozen=True)
