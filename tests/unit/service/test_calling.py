@@ -139,3 +139,13 @@ def test_a_run_speaks_for_its_own_user_and_workload_only():
 def test_a_workload_may_name_another_user_or_workload_of_its_partner():
     known(CertificateProof(URI)).must_speak_for("bob", None)
     known(CertificateProof(URI)).must_speak_for(None, "nightly")
+
+
+def test_p3_what_one_issuer_vouched_for_is_nothing_once_another_goes_by_its_providers_name():
+    proof = IdentityProof("sso", {"sub": "ci-1", "iss": "https://sso.example"})
+    assert known(proof).principal == "acme-ci"
+    moved = replace(
+        POLICY, providers={"sso": Provider("sso", ProviderKind.OIDC, False, "https://other.example", "broker")}
+    )
+    with pytest.raises(Unauthenticated, match="another issuer"):
+        known(proof, moved)
