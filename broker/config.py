@@ -120,6 +120,13 @@ class LimitSettings(_Section):
     max_run_s: Annotated[int, Field(ge=60, le=31_536_000)] = 2_592_000
 
 
+class WitnessSettings(_Section):
+    """A witness of the log: where it takes checkpoints, and the key (vkey) that it signs them with."""
+
+    url: Annotated[str, Field(pattern=r"^https://\S+$")]
+    key: _Text
+
+
 class LedgerSettings(_Section):
     """How the ledger is published as a log: under which name, and where its checkpoints go.
 
@@ -131,6 +138,8 @@ class LedgerSettings(_Section):
     publish_entries: bool = False
     checkpoint_file: Path | None = None
     checkpoint_command: tuple[_Text, ...] = ()
+    witnesses: tuple[WitnessSettings, ...] = ()
+    witness_ca_file: Path | None = None
 
 
 class LogSettings(_Section):

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def main() -> None:
@@ -10,7 +11,7 @@ def main() -> None:
         # A wheel without extras is the SDK: even the command line may not be there.
         from broker.edge.cli import cli_with  # noqa: PLC0415
 
-        sys.exit(cli_with(dev=_dev, serve=_serve, validate=_validate).main(standalone_mode=True))
+        sys.exit(cli_with(dev=_dev, serve=_serve, witness=_witness, validate=_validate).main(standalone_mode=True))
     except ModuleNotFoundError as missing:
         package = (missing.name or "").partition(".")[0]
         if package in ("", "broker"):
@@ -34,6 +35,12 @@ def _serve(*, config: Path) -> int:
     from broker.running import run_serve  # noqa: PLC0415
 
     return run_serve(config=config)
+
+
+def _witness(**options: Any) -> int:
+    from broker.witness import run_witness  # noqa: PLC0415
+
+    return run_witness(**options)
 
 
 def _validate(document: str, source: str) -> list[str]:

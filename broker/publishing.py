@@ -12,7 +12,8 @@ from broker.edge.http.log import LogPages
 from broker.errors import Failure, LedgerForked, SignerUnavailable
 from broker.service.checkpoints import ProveEntries, PublishCheckpoints, must_go_on_from, read_kept
 from broker.service.ports import Clock
-from broker.service.tree_ports import CheckpointSigner
+from broker.service.tree_ports import CheckpointSigner, Witness
+from broker.service.witnessing import CollectCosignatures
 from broker.token.keys import LogTrust
 
 
@@ -25,6 +26,7 @@ class LogParts:
     publishes_entries: bool = False
     file: Path | None = None
     command: tuple[str, ...] = ()
+    witnesses: tuple[Witness, ...] = ()
 
 
 class Log:
@@ -39,13 +41,27 @@ class Log:
         """
         self._ledger = ledger
         self._file = CheckpointFile(parts.file) if parts.file is not None else None
-        self._publish = PublishCheckpoints(ledger.tree, ledger.checkpoints, parts.signer, clock, name=parts.name)
+        self._publish = PublishCheckpoints(
+            ledger.tree,
+            ledger.checkpoints,
+            parts.signer,
+            clock,
+            name=parts.name,
+            witnesses=[witness.key for witness in parts.witnesses],
+        )
+        collect = (
+            CollectCosignatures(ledger.tree, ledger.checkpoints, self._publish, parts.witnesses, clock)
+            if parts.witnesses
+            else None
+        )
         self._must_go_on()
+        if collect is not None:
+            collect.must_agree()
         destinations = (
             *((self._file,) if self._file is not None else ()),
             *((CheckpointCommand(parts.command),) if parts.command else ()),
         )
-        self._checkpointing = Checkpointing(self._publish, destinations, on_fatal)
+        self._checkpointing = Checkpointing(self._publish, collect, destinations, on_fatal)
         self.run = self._checkpointing.run
         self.service = LedgerService(ledger, self._publish, ProveEntries(ledger, ledger.tree, self._publish))
         self.pages = LogPages(ledger, ledger.tree, self._publish, parts.publishes_entries)

@@ -21,16 +21,21 @@ from broker.adapters.memory_signer import make_memory_key
 from broker.adapters.metrics import PrometheusMeter
 from broker.adapters.policy_file import load_policy
 from broker.adapters.sql.engine import DataFolder
+from broker.adapters.witness_client import WitnessClient
 from broker.assembly import Broker, Parts
-from broker.config import Settings, load_settings
+from broker.config import LedgerSettings, Settings, load_settings
 from broker.doors import Doors
 from broker.edge.cli.context import Context, Identity, Login, context_path, write_context
 from broker.errors import ConfigInvalid, Failure, StoreUnavailable
 from broker.https import Reach, must_be_authorities
+from broker.errors import ConfigInvalid, Failure, Invalid, StoreUnavailable
+from broker.https import Reach
 from broker.key_home import KeyHome, open_key_home
+from broker.ledger.note import KeyKind, parse_vkey
 from broker.publishing import LogParts
 from broker.sdk import Verifier
 from broker.service.runs import DEFAULT_MAX_LIFE
+from broker.service.tree_ports import Witness
 from broker.token.keys import render_trust
 
 EXIT_DONE, EXIT_FAILED = 0, 1
@@ -289,6 +294,7 @@ def _serve_parts(settings: Settings, clock: SystemClock, meter: PrometheusMeter,
             publishes_entries=settings.ledger.publish_entries,
             file=settings.ledger.checkpoint_file or settings.server.data_dir / CHECKPOINT_FILE,
             command=settings.ledger.checkpoint_command,
+            witnesses=_witnesses(settings.ledger),
         ),
         outside=Outside(
             Reach(frozenset(settings.identity.allow_private), settings.identity.ca_file),
@@ -296,6 +302,20 @@ def _serve_parts(settings: Settings, clock: SystemClock, meter: PrometheusMeter,
         ),
         key_home_problem=home.problem,
     )
+
+
+def _witnesses(ledger: LedgerSettings) -> tuple[Witness, ...]:
+    reach = Reach(private=None, ca_file=ledger.witness_ca_file)
+    found: list[Witness] = []
+    for number, one in enumerate(ledger.witnesses):
+        try:
+            key = parse_vkey(one.key)
+        except Invalid as bad:
+            raise ConfigInvalid(f"ledger.witnesses.{number}.key", (bad.problem,)) from bad
+        if key.kind is not KeyKind.COSIGNATURE:
+            raise ConfigInvalid(f"ledger.witnesses.{number}.key", (f"{key.name} is a log's key, not a witness's",))
+        found.append(WitnessClient(one.url, key, reach))
+    return tuple(found)
 
 
 def _store_url(settings: Settings) -> str:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from broker.ledger.note import NoteSignature
+from broker.ledger.note import NoteSignature, VerifierKey
+from broker.ledger.witnessing import AddCheckpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +72,46 @@ class CheckpointSigner(Protocol):
 
     def sign(self, message: bytes) -> bytes:
         """Sign with the newest: 64 bytes (RFC 8032). Whoever asks verifies. Raises SignerUnavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cosigned:
+    """A witness went on to the checkpoint. Nothing of its signatures is checked yet."""
+
+    signatures: tuple[NoteSignature, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """A witness saw a tree of another size last than it was asked to go on from, or, of the same size, another tree."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parted:
+    """A witness finds that the checkpoint does not go on from what it saw."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoAnswer:
+    """A witness is away, refused, or answered what makes no sense; `why` is for people."""
+
+    why: str
+
+
+class Witness(Protocol):
+    """One who watches that our log only grows (c2sp.org/tlog-witness). Safe to call from any thread.
+
+    Every call ends within some seconds, and raises nothing.
+    """
+
+    @property
+    def key(self) -> VerifierKey:
+        """The key that it signs with, as the admin pinned it."""
+
+    def add_checkpoint(self, request: AddCheckpoint) -> Cosigned | Behind | Parted | NoAnswer:
+        """Ask it to sign."""
+
+    def last(self, origin: str) -> bytes | None:
+        """Return the last checkpoint that it saw of a log, a note that is not checked, or None if it shows none."""

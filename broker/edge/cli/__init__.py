@@ -21,6 +21,7 @@ from broker.edge.cli.runs import run
 from broker.edge.cli.serving import Dev, Serve, dev_command, serve_command
 from broker.edge.cli.state import status, trust
 from broker.edge.cli.tokens import token
+from broker.edge.cli.witnessing import Witness, witness_command
 
 __all__ = ["cli_with", "main"]
 
@@ -31,11 +32,12 @@ for one in (checkpoint, prove):
 _HELP = "Hand out credentials for restricted AI models, and revoke them everywhere."
 
 
-def cli_with(*, dev: Dev, serve: Serve, validate: Validate) -> click.Group:
+def cli_with(*, dev: Dev, serve: Serve, witness: Witness, validate: Validate) -> click.Group:
     """Return the whole program. What needs the server's parts is given by the composition root."""
     program = _program(validate)
     program.add_command(dev_command(dev))
     program.add_command(serve_command(serve))
+    program.add_command(witness_command(witness))
     return program
 
 

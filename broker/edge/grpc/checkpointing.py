@@ -3,10 +3,12 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from broker.errors import Failure, LedgerForked
 from broker.service.checkpoints import PublishCheckpoints
 from broker.service.tree_ports import CheckpointRecord
+from broker.service.witnessing import CollectCosignatures
 
 log = logging.getLogger("broker.checkpoints")
 
@@ -21,13 +23,18 @@ class Checkpointing:
     """Runs the publishing. One event loop owns it. Whatever fails here, nothing else stops but for a forked ledger."""
 
     def __init__(
-        self, publish: PublishCheckpoints, destinations: tuple[PassOn, ...], on_fatal: Callable[[Failure], None]
+        self,
+        publish: PublishCheckpoints,
+        collect: CollectCosignatures | None,
+        destinations: tuple[PassOn, ...],
+        on_fatal: Callable[[Failure], None],
     ) -> None:
         self._publish = publish
+        self._collect = collect
         self._destinations = destinations
         self._on_fatal = on_fatal
         self._passed_on: list[str | None] = [None] * len(destinations)
-        self._problems = [""] * (1 + len(destinations))
+        self._problems = [""] * (2 + len(destinations))
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -36,36 +43,40 @@ class Checkpointing:
 
     async def run(self) -> None:
         """Publish for as long as the task lives."""
-        await asyncio.gather(self._publishing(), *(self._passing_on(at) for at in range(len(self._destinations))))
+        await asyncio.gather(
+            self._again_and_again(0, "no new checkpoint is published", self._publish.publish),
+            *((self._again_and_again(1, "checkpoints are not cosigned", self._cosign),) if self._collect else ()),
+            *(
+                self._again_and_again(2 + at, "a checkpoint is not passed on", partial(self._pass_on, at))
+                for at in range(len(self._destinations))
+            ),
+        )
 
-    async def _publishing(self) -> None:
+    async def _again_and_again(self, at: int, what: str, work: Callable[[], object]) -> None:
+        """Each at its own pace: a slow one keeps nobody waiting, and is given the newest next."""
         while True:
             try:
-                await asyncio.to_thread(self._publish.publish)
-                self._problems[0] = ""
+                told = await asyncio.to_thread(work)
+                self._problems[at] = told if isinstance(told, str) else ""
             except LedgerForked as forked:
                 log.critical("the ledger is not what was published", extra={"fields": {"detail": forked.message}})
                 self._on_fatal(forked)
                 return
             except Failure as failure:
-                self._problems[0] = f"no new checkpoint is published: {failure.message}"
+                self._problems[at] = f"{what}: {failure.message}"
             except Exception as defect:
-                self._problems[0] = f"no new checkpoint is published, by a defect ({type(defect).__name__})"
-                log.exception("publishing a checkpoint failed")
+                self._problems[at] = f"{what}, by a defect ({type(defect).__name__})"
+                log.exception("the log's publishing met a defect")
             await asyncio.sleep(PUBLISH_EVERY_S)
 
-    async def _passing_on(self, at: int) -> None:
-        """Each destination at its own pace: a slow one keeps nobody waiting, and is given the newest next."""
-        while True:
-            try:
-                record = await asyncio.to_thread(self._publish.served)
-                if record is not None and record.note != self._passed_on[at]:
-                    problem = await asyncio.to_thread(self._destinations[at], record)
-                    self._passed_on[at] = None if problem else record.note
-                    self._problems[1 + at] = problem
-            except Failure as failure:
-                self._problems[1 + at] = f"a checkpoint is not passed on: {failure.message}"
-            except Exception as defect:
-                self._problems[1 + at] = f"a checkpoint is not passed on, by a defect ({type(defect).__name__})"
-                log.exception("passing a checkpoint on failed")
-            await asyncio.sleep(PUBLISH_EVERY_S)
+    def _cosign(self) -> str:
+        assert self._collect is not None  # noqa: S101 - it runs only then
+        return self._collect.collect()
+
+    def _pass_on(self, at: int) -> str:
+        record = self._publish.served()
+        if record is None or record.note == self._passed_on[at]:
+            return self._problems[2 + at]
+        problem = self._destinations[at](record)
+        self._passed_on[at] = None if problem else record.note
+        return problem

@@ -44,6 +44,7 @@ def test_the_commands_are_those_of_the_design() -> None:
         "login",
         "logout",
         "serve",
+        "witness",
         "policy validate",
         "policy plan",
         "policy apply",
