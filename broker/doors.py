@@ -80,7 +80,7 @@ def http_server(doors: Doors, app: Any) -> uvicorn.Server:
     return server
 
 
-def http_socket_of(doors: Doors) -> socket.socket | None:
+def http_socket_of(doors: Doors, *, field: str = "server.http_listen") -> socket.socket | None:
     """Return the bound socket of the HTTP door, or None: there is no such door. Raises ConfigInvalid."""
     if doors.http is None:
         return None
@@ -90,11 +90,10 @@ def http_socket_of(doors: Doors) -> socket.socket | None:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, int(port)))
-    except OSError as taken:
+    except (OSError, OverflowError, ValueError) as bad:
         bound.close()
-        raise ConfigInvalid(
-            "server.http_listen", (f"{doors.http} cannot be bound: {taken.strerror}; choose another port",)
-        ) from taken
+        why = bad.strerror if isinstance(bad, OSError) else "it is no HOST:PORT"
+        raise ConfigInvalid(field, (f"{doors.http} cannot be bound: {why}; choose another port",)) from bad
     return bound
 
 

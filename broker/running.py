@@ -26,10 +26,8 @@ from broker.assembly import Broker, Parts
 from broker.config import LedgerSettings, Settings, load_settings
 from broker.doors import Doors
 from broker.edge.cli.context import Context, Identity, Login, context_path, write_context
-from broker.errors import ConfigInvalid, Failure, StoreUnavailable
-from broker.https import Reach, must_be_authorities
 from broker.errors import ConfigInvalid, Failure, Invalid, StoreUnavailable
-from broker.https import Reach
+from broker.https import Reach, must_be_authorities
 from broker.key_home import KeyHome, open_key_home
 from broker.ledger.note import KeyKind, parse_vkey
 from broker.publishing import LogParts
@@ -275,6 +273,7 @@ def _serve_parts(settings: Settings, clock: SystemClock, meter: PrometheusMeter,
     url = _store_url(settings)
     sole = settings.store.sole_broker
     must_be_authorities("identity.ca_file", settings.identity.ca_file)
+    must_be_authorities("ledger.witness_ca_file", settings.ledger.witness_ca_file)
     return Parts(
         store_url=url,
         headroom_bytes=settings.store.headroom_mib * MIB,

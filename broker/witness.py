@@ -45,12 +45,15 @@ def run_witness(
     except Failure as failure:
         sys.stderr.write(f"broker: failed: {failure}\n")
         return EXIT_FAILED
+    except OSError as problem:
+        sys.stderr.write(f"broker: failed: {cert} and {key} are no certificate and its key: {problem.strerror}\n")
+        return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_DONE
 
 
 async def _serve(store: WitnessStore, doors: Doors, public: VerifierKey) -> int:
-    socket = http_socket_of(doors)
+    socket = http_socket_of(doors, field="--listen")
     assert socket is not None  # noqa: S101 - it listens on HTTP
     server: uvicorn.Server = http_server(doors, make_witness_app(store))
     loop = asyncio.get_running_loop()

@@ -145,6 +145,27 @@ def test_a_second_witness_on_the_same_folder_does_not_start(witness):
     assert "another" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"--cert": "/none.pem"}, "no certificate"),
+        ({"--log": "garbage"}, "vkey"),
+        ({"--name": "two words"}, "name"),
+        ({"--listen": "127.0.0.1:99999"}, "cannot be bound"),
+    ],
+)
+def test_p7_a_witness_that_cannot_work_says_why_and_does_not_start(witness, tmp_path, change, told):
+    options = {
+        "--name": NAME, "--data": tmp_path / "other", "--listen": "127.0.0.1:0",
+        "--cert": witness.papers.certificate, "--cert-key": witness.papers.key, "--log": witness.logs[0],
+    } | change  # fmt: skip
+    words = [word for pair in options.items() for word in pair]
+    done = subprocess.run([BROKER, "witness", *words], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 class Watched(LogServed):
     """A broker that is told of witnesses once there are any."""
 

@@ -9,7 +9,6 @@ from broker.edge.cli.command import FILE, Command
 
 Witness = Callable[..., int]
 """Called with name, data: Path, listen, logs, cert: Path, key: Path, passphrase: Path | None; returns the exit code."""
-_EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def witness_command(witness: Witness) -> click.Command:
@@ -33,8 +32,8 @@ def witness_command(witness: Witness) -> click.Command:
     @click.option(
         "--listen", default="127.0.0.1:7446", show_default=True, metavar="HOST:PORT", help="Where it listens."
     )
-    @click.option("--cert", type=_EXISTING, required=True, help="Certificate of its HTTPS door.")
-    @click.option("--cert-key", type=_EXISTING, required=True, help="Key of that certificate.")
+    @click.option("--cert", type=FILE, required=True, help="Certificate of its HTTPS door.")
+    @click.option("--cert-key", type=FILE, required=True, help="Key of that certificate.")
     @click.option(
         "--log", "logs", multiple=True, required=True, metavar="VKEY", help="Key of a log to watch; may be repeated."
     )

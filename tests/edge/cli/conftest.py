@@ -73,7 +73,9 @@ class Program:
     started: list[tuple[str, dict[str, Any]]]
 
     def __call__(self, *arguments: str, stdin: str | bytes | None = "", **environment: str) -> Result:
-        program = cli_with(dev=self._start("dev"), serve=self._start("serve"), validate=self._validate)
+        program = cli_with(
+            dev=self._start("dev"), serve=self._start("serve"), witness=self._start("witness"), validate=self._validate
+        )
         return CliRunner().invoke(
             program, arguments, input=stdin, env={**self.environment, **environment}, catch_exceptions=False
         )

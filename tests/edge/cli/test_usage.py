@@ -20,7 +20,9 @@ from tests.edge.cli.feeding import Realm
 from tests.edge.cli.served import Served
 
 SPEC = ("--realm", "evaluation", "--partner", "acme", "--user", "alice", "--model", "mythos")
-PROGRAM = cli_with(dev=lambda **_: 0, serve=lambda **_: 0, validate=lambda _document, _source: [])
+PROGRAM = cli_with(
+    dev=lambda **_: 0, serve=lambda **_: 0, witness=lambda **_: 0, validate=lambda _document, _source: []
+)
 
 
 def walk(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -92,7 +94,9 @@ def test_the_help_of_every_command_has_an_example_of_it(bare: Program, path: tup
     assert f"broker {' '.join(path)}".strip() in result.stdout.partition("Examples:")[2]
 
 
-@pytest.mark.parametrize("path", [path for path, _ in LEAVES if path[0] not in {"dev", "serve"}], ids=" ".join)
+@pytest.mark.parametrize(
+    "path", [path for path, _ in LEAVES if path[0] not in {"dev", "serve", "witness"}], ids=" ".join
+)
 def test_every_command_that_answers_has_documented_json(bare: Program, path: tuple[str, ...]) -> None:
     text = bare(*path, "--help").stdout
     assert "-o, --output [text|json]" in text
@@ -350,7 +354,9 @@ def test_serve_is_started_with_its_settings(bare: Program, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("code", [0, 1, 3])
 def test_a_servers_exit_code_is_the_programs(code: int) -> None:
-    program = cli_with(dev=lambda **_: code, serve=lambda **_: code, validate=lambda _document, _source: [])
+    program = cli_with(
+        dev=lambda **_: code, serve=lambda **_: code, witness=lambda **_: code, validate=lambda _document, _source: []
+    )
     with pytest.raises(SystemExit) as ended:
         program.main(["dev", "--once"])
     assert ended.value.code == code
@@ -360,7 +366,7 @@ def test_a_servers_failure_is_told_like_any_other(capsys: pytest.CaptureFixture[
     def dev(**_: object) -> int:
         raise OSError(98, "Address already in use", "localhost:7443")
 
-    program = cli_with(dev=dev, serve=dev, validate=lambda _document, _source: [])
+    program = cli_with(dev=dev, serve=dev, witness=dev, validate=lambda _document, _source: [])
     with pytest.raises(SystemExit) as ended:
         program.main(["dev", "--once"])
     assert ended.value.code == 1
