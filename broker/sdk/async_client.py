@@ -10,7 +10,7 @@ from typing import Any, Self, Unpack
 import grpc.aio
 
 from broker.sdk import asking
-from broker.sdk.asking import Minted, OpenedRun, Spec
+from broker.sdk.asking import Minted, OpenedRun, OwnCertificate, Spec
 from broker.sdk.async_run import AsyncRun
 from broker.sdk.channels import CHANNEL_OPTIONS, METHODS, Fields, proof_metadata
 from broker.sdk.client import TIMEOUT_S
@@ -18,6 +18,7 @@ from broker.sdk.identity import AnyIdentity, channel_credentials, endpoint_list,
 from broker.sdk.retrying import Attempts
 from broker.sdk.run_key import RunKey
 from broker.sdk.run_state import RunState
+from broker.token.binding import Bound
 
 
 class AsyncClient:
@@ -81,24 +82,34 @@ class AsyncClient:
         workload: str | None = None,
         lease_s: int | None = None,
         key_file: str | Path | None = None,
+        lifetime_s: int | None = None,
+        binding: Bound | OwnCertificate | None = None,
         user_token: str = "",
+        approval: str = "",
     ) -> AsyncRun:
         """Return a run for `async with`: opened, kept alive in the background, closed. Raises Invalid.
 
         It has a key of its own, which is proven at each call: the run outlives the login that opened it. With
         `key_file` the key is kept in a new file (mode 0600), by which `resume` goes on after a crash; the file is
-        gone when the run is closed.
+        gone when the run is closed. `lifetime_s` and `binding` are those of its tokens; `user_token` and `approval`
+        are shown when it is opened, and never again.
         """
-        spec = Spec(realm, partner, models, user, workload)
-        return AsyncRun(self._call, RunState(spec, lease_s, key_file, user_token=user_token))
+        spec = Spec(realm, partner, models, user, workload, lifetime_s=lifetime_s, binding=binding)
+        return AsyncRun(self._call, RunState(spec, lease_s, key_file, user_token=user_token, approval=approval))
 
-    def resume(self, key_file: str | Path) -> AsyncRun:
+    def resume(
+        self,
+        key_file: str | Path,
+        *,
+        lifetime_s: int | None = None,
+        binding: Bound | OwnCertificate | None = None,
+    ) -> AsyncRun:
         """Return the run that a key file is of, for `async with`: kept alive again, and closed at the end.
 
         Raises:
             ConfigInvalid: The file is missing, damaged, or others may read it.
         """
-        return AsyncRun(self._call, RunState.kept(key_file))
+        return AsyncRun(self._call, RunState.kept(key_file, lifetime_s=lifetime_s, binding=binding))
 
     async def close(self) -> None:
         """End the connection. Calls after it connect anew."""

@@ -17,9 +17,10 @@ from broker.errors import (
     StoreUnavailable,
 )
 from broker.sdk import asking
-from broker.sdk.asking import Spec
+from broker.sdk.asking import OwnCertificate, Spec
 from broker.sdk.gathering import F, Gathering, Wallet, Want
 from broker.sdk.run_key import KeptRun, RunKey, keep_run, must_be_free, read_kept_run
+from broker.token.binding import Bound
 from broker.token.identifiers import identifier, model_name
 from broker.v1 import runs_pb2, tokens_pb2
 
@@ -30,7 +31,15 @@ NOT_NOW = (StoreUnavailable, StoreFull, SignerUnavailable, ClockAstray, Overload
 class RunState(Generic[F]):
     """One run: not yet open, open, or over."""
 
-    def __init__(self, spec: Spec, lease_s: int | None, key_file: str | Path | None, *, user_token: str = "") -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        lease_s: int | None,
+        key_file: str | Path | None,
+        *,
+        user_token: str = "",
+        approval: str = "",
+    ) -> None:
         self.spec = replace(spec, models=tuple(spec.models))
         self.key = RunKey.new()
         self.id = ""
@@ -41,13 +50,23 @@ class RunState(Generic[F]):
         self.gathering: Gathering[F] = Gathering()
         self._lease_s = lease_s
         self._user_token = user_token
+        self._approval = approval
         self._key_file = None if key_file is None else Path(key_file)
 
     @classmethod
-    def kept(cls, key_file: str | Path) -> "RunState[F]":
+    def kept(
+        cls,
+        key_file: str | Path,
+        *,
+        lifetime_s: int | None = None,
+        binding: Bound | OwnCertificate | None = None,
+    ) -> "RunState[F]":
         """Return the state of the run that a key file is of. Raises ConfigInvalid."""
         kept = read_kept_run(key_file)
-        state: RunState[F] = cls(Spec(kept.realm, kept.partner, kept.models, kept.user, kept.workload), None, key_file)
+        spec = Spec(
+            kept.realm, kept.partner, kept.models, kept.user, kept.workload, lifetime_s=lifetime_s, binding=binding
+        )
+        state: RunState[F] = cls(spec, None, key_file)
         state.key, state.id = kept.key, kept.run
         return state
 
@@ -62,6 +81,7 @@ class RunState(Generic[F]):
         request.user, request.workload = spec.user or "", spec.workload or ""
         request.run_key = self.key.public_text()
         request.user_token = self._user_token
+        request.approval = self._approval
         return "OpenRun", request
 
     def begun(self, run: runs_pb2.Run) -> None:
