@@ -5,6 +5,7 @@ import json
 import sqlite3
 import stat
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -209,3 +210,21 @@ def test_p4_a_run_that_nobody_keeps_is_ended_and_its_tokens_die(broker):
         if isinstance(selector := entry.body.get("selector"), dict) and selector.get("run") == opened.id
     ]
     assert ends == ["run-lapsed"]
+
+
+@pytest.mark.parametrize("off_s", [-7200, 7200])
+def test_b5_a_harness_with_a_wrong_clock_goes_by_the_brokers(broker, off_s):
+    with Client.connect(broker.endpoint, identity=broker.identity("acme")) as client:
+        run = client.run(**RUN)
+        run._state.key._now_s = lambda: time.time() + off_s
+        with run:
+            assert run.token(test="case-1")
+
+    async def main():
+        async with AsyncClient.connect(broker.endpoint, identity=broker.identity("acme")) as client:
+            run = client.run(**RUN)
+            run._state.key._now_s = lambda: time.time() + off_s
+            async with run:
+                assert await run.token(test="case-1")
+
+    asyncio.run(main())

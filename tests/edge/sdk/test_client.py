@@ -53,7 +53,9 @@ class Twin:
 
     def in_run(self, work: Callable[[Callable[..., str], Any], None], **fields: Any) -> None:
         """Run `work` in a thread, with a function that returns a token of the run, inside `with`."""
-        run = self.client.run(**fields)
+        self.in_run_of(self.client.run(**fields), work)
+
+    def in_run_of(self, run: Run | AsyncRun, work: Callable[[Callable[..., str], Any], None]) -> None:
         if isinstance(run, Run):
             with run:
                 work(run.token, run)
