@@ -27,6 +27,7 @@ from broker.domain.policy import Role
 from broker.doors import Doors, bound_login_server, bound_server, http_server, http_socket_of
 from broker.edge.grpc.approvals import ApprovalService
 from broker.edge.grpc.completions import Completions
+from broker.edge.grpc.denying import Denying
 from broker.edge.grpc.drilling import Drilling
 from broker.edge.grpc.drills import DrillService
 from broker.edge.grpc.feed import FeedHub, FeedService
@@ -34,7 +35,7 @@ from broker.edge.grpc.lapsing import Lapsing
 from broker.edge.grpc.login import LoginDoor
 from broker.edge.grpc.noting import Noting
 from broker.edge.grpc.outermost import Outermost
-from broker.edge.grpc.policy import PolicyService
+from broker.edge.grpc.policy import Explains, PolicyService
 from broker.edge.grpc.receiving import Receiving
 from broker.edge.grpc.revocations import RevocationService
 from broker.edge.grpc.run_proofs import RunProofs
@@ -52,8 +53,11 @@ from broker.service.approving import Approving
 from broker.service.calling import Caller, identify
 from broker.service.canary import Canaries
 from broker.service.complete import Complete
+from broker.service.denials import DenialBook
 from broker.service.drill import DrillBook
 from broker.service.explain import Explain
+from broker.service.explain_path import ExplainPath
+from broker.service.explain_token import ExplainToken
 from broker.service.hits import FindHits
 from broker.service.keep_receipts import KeepReceipts
 from broker.service.known_runs import KnownRuns
@@ -142,6 +146,7 @@ class Broker:
         self._parse = lru_cache(maxsize=2)(load_policy)
         self.policies = Policies(self.ledger, self._parse, parts.clock, max_ttl_s=int(parts.max_ttl.total_seconds()))
         self._run_proofs = RunProofs(RunKeys(KnownRuns(self.ledger), clock))
+        self._denying = Denying(DenialBook(self.ledger.explaining, self.policies, clock))
         self.signer = KeyRotation(
             parts.root,
             clock,
@@ -188,8 +193,9 @@ class Broker:
             is_sole=parts.is_sole,
         )
         keeper = RosterKeeper(self.ledger.roster, hub.listeners, clock)
-        noting, drilling = Noting(keeper, hub), self._drilling(hub)
+        noting, drilling, denying = Noting(keeper, hub), self._drilling(hub), self._denying
         outermost = Outermost(self.policies, clock, meter, parts.admins, LoginDoor(self.identities, self._run_proofs))
+        outermost.on_refused = denying.refused
         keep = self._keep = KeepReceipts(self.ledger, self.ledger.receipts, clock, meter)
         receiving = Receiving(
             keep, self.signer, clock, lambda: publisher.head, lambda realm: meter.receipts_refused(realm, "OVERLOADED")
@@ -205,6 +211,7 @@ class Broker:
             asyncio.create_task(hub.run()),
             asyncio.create_task(completions.run()),
             asyncio.create_task(noting.run()),
+            asyncio.create_task(denying.run()),
             asyncio.create_task(drilling.run()),
             asyncio.create_task(receiving.run()),
             asyncio.create_task(Lapsing(Lapses(self.ledger, self._revocations(), clock)).run()),
@@ -229,6 +236,7 @@ class Broker:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await noting.close()
+            await denying.close()
             await asyncio.to_thread(self.close)
         if self._fatal is not None:
             raise self._fatal
@@ -273,7 +281,12 @@ class Broker:
             apply,
             PlanPolicy(ledger, ledger.proofs, policies, apply, self._parts.clock, digest=_sha256),
             PolicyVersions(ledger, ledger.history, policies, apply, digest=_sha256),
-            Explain(policies),
+            Explains(
+                Explain(policies),
+                self._denying.book,
+                ExplainToken(ledger, ledger.proofs, ledger.history, ledger.explaining, policies, self._parts.clock),
+                ExplainPath(policies, self._parts.admins),
+            ),
         )
 
     def condition(self) -> Condition:
@@ -388,6 +401,7 @@ class Broker:
     def _bind_login(self, services: Services, healths: HealthServicer) -> None:
         parts, door = self._parts, LoginDoor(self.identities, self._run_proofs)
         outermost = Outermost(self.policies, parts.clock, parts.meter, parts.admins, door, by_token=True)
+        outermost.on_refused = self._denying.refused
         bound = bound_login_server(
             self._doors, lambda papers, listen: make_login_server(services, outermost, papers, listen, healths)
         )

@@ -48,6 +48,7 @@ from broker.service.limit_ports import (
     limit_reached,
     subject_of,
 )
+from broker.service.explain_ports import KEEP_DENIALS, MOST_DENIALS, Denial
 from broker.service.policy_ports import PolicyDocument, PolicyVersion
 from broker.service.ports import (
     Appended,
@@ -195,7 +196,7 @@ class Disk:
                 if selector not in self.blocks:
                     raise NotFound(f"there is no block on {selector}")
             case KeyIsTrusted(kid):
-                if any(one.selector == Selector.of(key=kid) for one in self.revocations.values()):
+                if any(one.selector.conditions == ((Dimension.KEY, kid),) for one in self.revocations.values()):
                     raise Blocked("the key that signed the first answer is revoked")
             case CompletionIsDue(revocation):
                 due = self.completions.get(revocation)
@@ -450,6 +451,10 @@ class FakeLedger:
         kept = (applied for applied, _ in reversed(self.disk.policies))
         return [one for one in kept if below is None or one.version < below][:limit]
 
+    def before(self, index: int) -> PolicyVersion | None:
+        """As the port says."""
+        return next((applied for applied, _ in reversed(self.disk.policies) if applied.index < index), None)
+
     def as_of(self, version: int) -> PolicyDocument | None:
         """As the port says."""
         kept = (PolicyDocument(applied, one.document) for applied, one in reversed(self.disk.policies))
@@ -608,3 +613,46 @@ class FakeCheckpoints:
             if kept is not None:
                 note = merged(parse_note(kept.note.encode()), cosignatures)
                 self._disk.checkpoints[size] = replace(kept, note=str(note), is_settled=True)
+
+
+class FakeExplaining:
+    """The ports Denials and RevocationSearch on a disk."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._denials: dict[tuple[str, str, str], Denial] = {}
+
+    def note(self, denials: Sequence[Denial]) -> None:
+        """As the port says."""
+        for one in sorted(denials, key=lambda one: one.at):
+            key = (one.partner, one.principal, one.request_id)
+            if key not in self._denials or self._denials[key].at <= one.at:
+                self._denials[key] = one
+        for partner in {one.partner for one in denials}:
+            newest = max(one.at for one in denials if one.partner == partner)
+            own = sorted((one.at for one in self._denials.values() if one.partner == partner), reverse=True)
+            oldest = max(newest - KEEP_DENIALS, own[MOST_DENIALS - 1] if len(own) >= MOST_DENIALS else own[-1])
+            self._denials = {
+                key: one for key, one in self._denials.items() if one.partner != partner or one.at >= oldest
+            }
+
+    def find(self, request_id: str, partner: str | None, *, since: datetime) -> Denial | None:
+        """As the port says."""
+        found = [
+            one
+            for one in self._denials.values()
+            if one.request_id == request_id and one.at >= since and partner in (None, one.partner)
+        ]
+        return max(found, key=lambda one: one.at, default=None)
+
+    def naming(
+        self, conditions: Sequence[tuple[Dimension, str]], *, after: int, kid: str, limit: int
+    ) -> Sequence[RevocationRecord]:
+        """As the port says."""
+        wanted = set(conditions)
+        return [
+            one
+            for at, one in sorted(self._disk.revocations.items())
+            if (at > after or one.selector.conditions == ((Dimension.KEY, kid),))
+            and wanted & set(one.selector.conditions)
+        ][:limit]

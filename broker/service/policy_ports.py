@@ -36,3 +36,6 @@ class PolicyHistory(Protocol):
 
     def as_of(self, version: int) -> PolicyDocument | None:
         """Return the policy that was in force at `version`: the last one applied at it or before. None: none was."""
+
+    def before(self, index: int) -> PolicyVersion | None:
+        """Return the policy that was in force when the entry at `index` was written. None: none was."""

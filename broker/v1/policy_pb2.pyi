@@ -203,3 +203,135 @@ class ExplainedRule(_message.Message):
     passes: bool
     detail: str
     def __init__(self, rule: _Optional[str] = ..., passes: _Optional[bool] = ..., detail: _Optional[str] = ...) -> None: ...
+
+class ExplainDenialRequest(_message.Message):
+    __slots__ = ("request_id", "partner")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTNER_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    partner: str
+    def __init__(self, request_id: _Optional[str] = ..., partner: _Optional[str] = ...) -> None: ...
+
+class ExplainDenialResponse(_message.Message):
+    __slots__ = ("partner", "principal", "at", "method", "reason", "message", "rules", "remedy", "policy_version")
+    PARTNER_FIELD_NUMBER: _ClassVar[int]
+    PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    REMEDY_FIELD_NUMBER: _ClassVar[int]
+    POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    partner: str
+    principal: str
+    at: _timestamp_pb2.Timestamp
+    method: str
+    reason: str
+    message: str
+    rules: _containers.RepeatedCompositeFieldContainer[ExplainedRule]
+    remedy: str
+    policy_version: int
+    def __init__(self, partner: _Optional[str] = ..., principal: _Optional[str] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., method: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., rules: _Optional[_Iterable[_Union[ExplainedRule, _Mapping]]] = ..., remedy: _Optional[str] = ..., policy_version: _Optional[int] = ...) -> None: ...
+
+class ExplainTokenRequest(_message.Message):
+    __slots__ = ("token", "index", "sha256")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    index: int
+    sha256: bytes
+    def __init__(self, token: _Optional[str] = ..., index: _Optional[int] = ..., sha256: _Optional[bytes] = ...) -> None: ...
+
+class ExplainTokenResponse(_message.Message):
+    __slots__ = ("alive", "rule", "detail", "token", "index", "minted_at", "expires_at", "realm", "partner", "user", "workload", "environment", "models", "run", "by", "grant", "policy_version", "revocations", "mintable", "rules", "remedy")
+    ALIVE_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    MINTED_AT_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    REALM_FIELD_NUMBER: _ClassVar[int]
+    PARTNER_FIELD_NUMBER: _ClassVar[int]
+    USER_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    GRANT_FIELD_NUMBER: _ClassVar[int]
+    POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
+    MINTABLE_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    REMEDY_FIELD_NUMBER: _ClassVar[int]
+    alive: bool
+    rule: str
+    detail: str
+    token: str
+    index: int
+    minted_at: _timestamp_pb2.Timestamp
+    expires_at: _timestamp_pb2.Timestamp
+    realm: str
+    partner: str
+    user: str
+    workload: str
+    environment: str
+    models: _containers.RepeatedScalarFieldContainer[str]
+    run: str
+    by: str
+    grant: str
+    policy_version: int
+    revocations: _containers.RepeatedScalarFieldContainer[int]
+    mintable: bool
+    rules: _containers.RepeatedCompositeFieldContainer[ExplainedRule]
+    remedy: str
+    def __init__(self, alive: _Optional[bool] = ..., rule: _Optional[str] = ..., detail: _Optional[str] = ..., token: _Optional[str] = ..., index: _Optional[int] = ..., minted_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., realm: _Optional[str] = ..., partner: _Optional[str] = ..., user: _Optional[str] = ..., workload: _Optional[str] = ..., environment: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., run: _Optional[str] = ..., by: _Optional[str] = ..., grant: _Optional[str] = ..., policy_version: _Optional[int] = ..., revocations: _Optional[_Iterable[int]] = ..., mintable: _Optional[bool] = ..., rules: _Optional[_Iterable[_Union[ExplainedRule, _Mapping]]] = ..., remedy: _Optional[str] = ...) -> None: ...
+
+class ExplainPathRequest(_message.Message):
+    __slots__ = ("realm", "model")
+    REALM_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    realm: str
+    model: str
+    def __init__(self, realm: _Optional[str] = ..., model: _Optional[str] = ...) -> None: ...
+
+class ExplainPathResponse(_message.Message):
+    __slots__ = ("version", "ways", "changers")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    WAYS_FIELD_NUMBER: _ClassVar[int]
+    CHANGERS_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    ways: _containers.RepeatedCompositeFieldContainer[ModelPath]
+    changers: _containers.RepeatedCompositeFieldContainer[PathChanger]
+    def __init__(self, version: _Optional[int] = ..., ways: _Optional[_Iterable[_Union[ModelPath, _Mapping]]] = ..., changers: _Optional[_Iterable[_Union[PathChanger, _Mapping]]] = ...) -> None: ...
+
+class ModelPath(_message.Message):
+    __slots__ = ("partner", "subjects", "environments", "grant", "terms", "callers", "block")
+    PARTNER_FIELD_NUMBER: _ClassVar[int]
+    SUBJECTS_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENTS_FIELD_NUMBER: _ClassVar[int]
+    GRANT_FIELD_NUMBER: _ClassVar[int]
+    TERMS_FIELD_NUMBER: _ClassVar[int]
+    CALLERS_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_FIELD_NUMBER: _ClassVar[int]
+    partner: str
+    subjects: _containers.RepeatedScalarFieldContainer[str]
+    environments: _containers.RepeatedScalarFieldContainer[str]
+    grant: str
+    terms: _containers.RepeatedScalarFieldContainer[str]
+    callers: _containers.RepeatedScalarFieldContainer[str]
+    block: str
+    def __init__(self, partner: _Optional[str] = ..., subjects: _Optional[_Iterable[str]] = ..., environments: _Optional[_Iterable[str]] = ..., grant: _Optional[str] = ..., terms: _Optional[_Iterable[str]] = ..., callers: _Optional[_Iterable[str]] = ..., block: _Optional[str] = ...) -> None: ...
+
+class PathChanger(_message.Message):
+    __slots__ = ("by", "who", "what")
+    BY_FIELD_NUMBER: _ClassVar[int]
+    WHO_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    by: str
+    who: str
+    what: str
+    def __init__(self, by: _Optional[str] = ..., who: _Optional[str] = ..., what: _Optional[str] = ...) -> None: ...

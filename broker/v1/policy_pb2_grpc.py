@@ -65,6 +65,21 @@ class PolicyServiceStub:
                 request_serializer=broker_dot_v1_dot_policy__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=broker_dot_v1_dot_policy__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.ExplainDenial = channel.unary_unary(
+                '/broker.v1.PolicyService/ExplainDenial',
+                request_serializer=broker_dot_v1_dot_policy__pb2.ExplainDenialRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_policy__pb2.ExplainDenialResponse.FromString,
+                _registered_method=True)
+        self.ExplainToken = channel.unary_unary(
+                '/broker.v1.PolicyService/ExplainToken',
+                request_serializer=broker_dot_v1_dot_policy__pb2.ExplainTokenRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_policy__pb2.ExplainTokenResponse.FromString,
+                _registered_method=True)
+        self.ExplainPath = channel.unary_unary(
+                '/broker.v1.PolicyService/ExplainPath',
+                request_serializer=broker_dot_v1_dot_policy__pb2.ExplainPathRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_policy__pb2.ExplainPathResponse.FromString,
+                _registered_method=True)
 
 
 class PolicyServiceServicer:
@@ -120,6 +135,34 @@ class PolicyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainDenial(self, request, context):
+        """Says why a mint or a run was denied, by the id of the request. The newest
+        1,000 denials of each partner are kept for 7 days. Another partner's cannot
+        be told from one that never was. Roles: harness and partner-admin (their own
+        partner), admin, auditor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainToken(self, request, context):
+        """Says whether a token is alive, by what it is dead, which grant allowed it at
+        which version of the policy, and whether it would be minted today. The token
+        itself is never sent. Roles: harness and partner-admin (their own partner),
+        admin, auditor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainPath(self, request, context):
+        """Lists every way to a model: by whom it can be used, on what terms, and who
+        can change it. Roles: admin, auditor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PolicyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -152,6 +195,21 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=broker_dot_v1_dot_policy__pb2.ExplainRequest.FromString,
                     response_serializer=broker_dot_v1_dot_policy__pb2.ExplainResponse.SerializeToString,
+            ),
+            'ExplainDenial': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainDenial,
+                    request_deserializer=broker_dot_v1_dot_policy__pb2.ExplainDenialRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_policy__pb2.ExplainDenialResponse.SerializeToString,
+            ),
+            'ExplainToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainToken,
+                    request_deserializer=broker_dot_v1_dot_policy__pb2.ExplainTokenRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_policy__pb2.ExplainTokenResponse.SerializeToString,
+            ),
+            'ExplainPath': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainPath,
+                    request_deserializer=broker_dot_v1_dot_policy__pb2.ExplainPathRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_policy__pb2.ExplainPathResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -317,6 +375,87 @@ class PolicyService:
             '/broker.v1.PolicyService/Explain',
             broker_dot_v1_dot_policy__pb2.ExplainRequest.SerializeToString,
             broker_dot_v1_dot_policy__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainDenial(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/broker.v1.PolicyService/ExplainDenial',
+            broker_dot_v1_dot_policy__pb2.ExplainDenialRequest.SerializeToString,
+            broker_dot_v1_dot_policy__pb2.ExplainDenialResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/broker.v1.PolicyService/ExplainToken',
+            broker_dot_v1_dot_policy__pb2.ExplainTokenRequest.SerializeToString,
+            broker_dot_v1_dot_policy__pb2.ExplainTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainPath(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/broker.v1.PolicyService/ExplainPath',
+            broker_dot_v1_dot_policy__pb2.ExplainPathRequest.SerializeToString,
+            broker_dot_v1_dot_policy__pb2.ExplainPathResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -59,6 +59,15 @@ def test_a_version_that_a_block_made_has_the_policy_that_was_applied_before_it(l
     assert history(ledger).as_of(0) is None
 
 
+def test_the_policy_of_an_entry_is_the_last_one_applied_before_it(ledger: Any) -> None:
+    append(ledger, 1)
+    append(ledger, 1, PolicyReplaced("one", "a", AT, "x"))
+    append(ledger, 3)
+    append(ledger, 1, PolicyReplaced("two", "a", AT, "y"))
+    found = [history(ledger).before(index) for index in (0, 1, 2, 3, 5, 6, 7, 100)]
+    assert [one and one.index for one in found] == [None, None, None, 2, 2, 2, 6, 6]
+
+
 def test_versions_are_read_page_by_page_the_newest_first(ledger: Any) -> None:
     for number in range(5):
         append(ledger, 1, PolicyReplaced(str(number), "a", AT))

@@ -134,6 +134,9 @@ MAY = {
     "PolicyService/PlanPolicy": {"admin", "auditor"},
     "PolicyService/ListPolicyVersions": {"admin", "auditor"},
     "PolicyService/RestorePolicy": {"admin"},
+    "PolicyService/ExplainDenial": {"harness", "partner-admin", "admin", "auditor"},
+    "PolicyService/ExplainToken": {"harness", "partner-admin", "admin", "auditor"},
+    "PolicyService/ExplainPath": {"admin", "auditor"},
     "PolicyService/Explain": {"harness", "partner-admin", "admin", "auditor"},
     "StatusService/GetStatus": {"admin", "operator", "security", "auditor"},
     "StatusService/ListVerifiers": {"admin", "operator", "security", "auditor"},
@@ -205,6 +208,15 @@ CALLS = {
     ),
     "PolicyService/RestorePolicy": lambda s, n: s.policies(n).RestorePolicy(
         policy_pb2.RestorePolicyRequest(request_id=request_id(), version=1, reason="x")
+    ),
+    "PolicyService/ExplainDenial": lambda s, n: s.policies(n).ExplainDenial(
+        policy_pb2.ExplainDenialRequest(request_id=UNHEARD_OF)
+    ),
+    "PolicyService/ExplainToken": lambda s, n: s.policies(n).ExplainToken(
+        policy_pb2.ExplainTokenRequest(token="A" * 22)
+    ),
+    "PolicyService/ExplainPath": lambda s, n: s.policies(n).ExplainPath(
+        policy_pb2.ExplainPathRequest(realm="evaluation", model="mythos")
     ),
     "PolicyService/Explain": lambda s, n: s.policies(n).Explain(
         policy_pb2.ExplainRequest(spec=spec(), environment="acme-ci")
@@ -307,6 +319,9 @@ EMPTY = {
     "PolicyService/ApplyPolicy": policy_pb2.ApplyPolicyRequest(),
     "PolicyService/RestorePolicy": policy_pb2.RestorePolicyRequest(),
     "PolicyService/Explain": policy_pb2.ExplainRequest(),
+    "PolicyService/ExplainDenial": policy_pb2.ExplainDenialRequest(),
+    "PolicyService/ExplainToken": policy_pb2.ExplainTokenRequest(),
+    "PolicyService/ExplainPath": policy_pb2.ExplainPathRequest(),
     "ApprovalService/RequestApproval": approvals_pb2.RequestApprovalRequest(),
     "ApprovalService/GetApproval": approvals_pb2.GetApprovalRequest(),
     "ApprovalService/WatchApproval": approvals_pb2.WatchApprovalRequest(),
@@ -350,6 +365,8 @@ def test_b20_a_caller_of_one_partner_can_neither_act_for_nor_see_another(served)
         .run
     )
     mine = served.mint(run=run.id)
+    denied = request_id()
+    refusal(lambda: served.tokens("acme").Mint(tokens_pb2.MintRequest(request_id=denied, spec=spec(user="mallory"))))
     served.apply(WITH_APPROVALS)
     approval = served.approvals("acme").RequestApproval(wish()).approval.id
     rid = request_id
@@ -432,6 +449,24 @@ def test_b20_a_caller_of_one_partner_can_neither_act_for_nor_see_another(served)
         "PolicyService/RestorePolicy": [
             lambda s: s.policies("globex").RestorePolicy(
                 policy_pb2.RestorePolicyRequest(request_id=rid(), version=1, reason="x")
+            )
+        ],
+        "PolicyService/ExplainDenial": [
+            lambda s, each=each: s.policies("globex").ExplainDenial(each)
+            for each in (
+                policy_pb2.ExplainDenialRequest(request_id=denied),
+                policy_pb2.ExplainDenialRequest(request_id=denied, partner="acme"),
+            )
+        ],
+        "PolicyService/ExplainToken": [
+            lambda s, index=index: s.policies("globex").ExplainToken(
+                policy_pb2.ExplainTokenRequest(token=mine.id, index=index)
+            )
+            for index in (0, mine.index)
+        ],
+        "PolicyService/ExplainPath": [
+            lambda s: s.policies("globex").ExplainPath(
+                policy_pb2.ExplainPathRequest(realm="evaluation", model="mythos")
             )
         ],
         "PolicyService/Explain": [

@@ -39,6 +39,13 @@ class SqlPolicyHistory:
             row = connection.execute(query).first()
         return PolicyDocument(_version(row), row.document) if row is not None else None
 
+    def before(self, index: int) -> PolicyVersion | None:
+        """As the port says."""
+        query = select(*_APPLIED).where(policies.c.idx < index).order_by(policies.c.idx.desc()).limit(1)
+        with self._reading() as connection:
+            row = connection.execute(query).first()
+        return _version(row) if row is not None else None
+
 
 def _version(row: Any) -> PolicyVersion:
     return PolicyVersion(row.version, row.idx, row.by, instant(row.at_ms), row.reason)

@@ -268,3 +268,18 @@ receipt_keys = Table(
     Column("through", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
+
+# Of each partner the newest; no part of the record.
+denials = Table(
+    "denials",
+    metadata,
+    Column("partner", String(128), nullable=False),
+    Column("principal", String(512), nullable=False),
+    Column("request_id", String(64), nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("document", Text, nullable=False),
+    PrimaryKeyConstraint("partner", "principal", "request_id"),
+    sqlite_with_rowid=False,
+)
+Index("denials_partner", denials.c.partner, denials.c.at_ms)
+Index("denials_request", denials.c.request_id)

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, delete, func, insert, or_, select, te
 
 from broker.adapters.sql.approvals import SqlApprovals
 from broker.adapters.sql.engine import SqliteFile, for_writing, make_engine, reading
+from broker.adapters.sql.explaining import SqlExplaining
 from broker.adapters.sql.failing import LastFailure, engine_errors
 from broker.adapters.sql.growing import grow, must_have_grown_from
 from broker.adapters.sql.headroom import Headroom
@@ -99,6 +100,8 @@ class SqlLedger:
         """The Roster port, on the same store."""
         self.history = SqlPolicyHistory(self._reading)
         """The PolicyHistory port, on the same store."""
+        self.explaining = SqlExplaining(self._reading, engine)
+        """The ports Denials and RevocationSearch, on the same store."""
         self.approvals = SqlApprovals(self._reading)
         """The Approvals port, on the same store."""
         self.tree = SqlTree(self._reading)

@@ -11,6 +11,8 @@ from broker.edge.cli.blocks import reinstate, revocations
 from broker.edge.cli.completing import completion
 from broker.edge.cli.drilling import drill
 from broker.edge.cli.explaining import explain
+from broker.edge.cli.explaining_more import denial, path
+from broker.edge.cli.explaining_more import token as token_fate
 from broker.edge.cli.listening import verifiers
 from broker.edge.cli.logging_in import login, logout
 from broker.edge.cli.policies import Validate, policy_group
@@ -27,6 +29,8 @@ __all__ = ["cli_with", "main"]
 
 for one in (checkpoint, prove):
     audit.add_command(one)
+for one in (denial, token_fate, path):
+    explain.add_command(one)
 
 
 _HELP = "Hand out credentials for restricted AI models, and revoke them everywhere."

@@ -31,6 +31,9 @@ def rules_table(rules: Iterable[policy_pb2.ExplainedRule]) -> Table:
     examples=[
         "broker explain --realm production --partner acme --user alice --model mythos",
         "broker explain --realm production --partner acme --user alice --model mythos --environment acme-ci",
+        "broker explain denial 3qv7c2QjT0mWm2Qf7d1JqA",
+        "broker explain token < token",
+        "broker explain path --realm production --model mythos",
     ],
     keys=f"allowed, grant, {RULE_KEYS}, demands: [rule, detail, enforced], remedy (what would change the answer).",
 )

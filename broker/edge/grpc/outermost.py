@@ -56,6 +56,8 @@ class Outermost(ServerInterceptor):
         self._by_token = by_token
         self._certificates = PeerCertificates()
         self._wrapped: dict[str, grpc.RpcMethodHandler] = {}
+        self.on_refused: Callable[[str, Caller, Any, Failure], None] = _unheard
+        """Called in the loop with each refused unary call of somebody who was recognised."""
 
     def caller(self, context: ServicerContext) -> Caller:
         """Return who is calling by a certificate, by the policy as it is now. Raises Unauthenticated."""
@@ -114,7 +116,7 @@ class Outermost(ServerInterceptor):
     def _unary(self, name: str, inner: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def call(request: Any, context: ServicerContext) -> Any:
             started = time.monotonic()
-            principal, failure = "", None
+            principal, failure, caller = "", None, None
             try:
                 caller = await self._caller(name, request, context)
                 principal = caller.principal
@@ -122,6 +124,8 @@ class Outermost(ServerInterceptor):
                 return await inner(_readable(request), context)
             except Exception as problem:  # noqa: BLE001 - the outermost place
                 failure = _ours(problem)
+                if caller is not None:
+                    self.on_refused(name, caller, request, failure)
             finally:
                 self._note(name, request, principal, failure, started)
             return await _abort(context, failure)
@@ -167,6 +171,10 @@ class Outermost(ServerInterceptor):
             log.error("defect", extra={"fields": fields}, exc_info=failure.__cause__)
         else:
             log.info("refused", extra={"fields": fields})
+
+
+def _unheard(method: str, caller: Caller, request: Any, failure: Failure) -> None:
+    del method, caller, request, failure
 
 
 class _Unreadable:

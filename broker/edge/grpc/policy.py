@@ -1,17 +1,24 @@
 """PolicyService."""
 
 import asyncio
+from dataclasses import dataclass
 
 from grpc.aio import ServicerContext
 
 from broker.domain.changes import Direction
 from broker.domain.policy import Role
+from broker.edge.grpc.explained import denial_message, explanation_message, fate_message, reached_message
 from broker.edge.grpc.outermost import CALLER
-from broker.edge.grpc.translate import ask, limit, request_key, timestamp
+from broker.edge.grpc.translate import ask, is_request_id, limit, request_key, timestamp
+from broker.errors import Invalid
 from broker.service.apply_policy import ApplyPolicy
+from broker.service.denials import SEES_DENIALS, DenialBook
 from broker.service.explain import Explain
+from broker.service.explain_path import ExplainPath
+from broker.service.explain_token import ExplainToken
 from broker.service.plan_policy import PlanPolicy
 from broker.service.policy_versions import PolicyVersions
+from broker.token.identifiers import identifier
 from broker.v1 import policy_pb2, policy_pb2_grpc
 
 _DIRECTIONS = {
@@ -21,14 +28,24 @@ _DIRECTIONS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Explains:
+    """What can be explained."""
+
+    mint: Explain
+    denials: DenialBook
+    token: ExplainToken
+    path: ExplainPath
+
+
 class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
     """Shows, plans, applies, restores and explains."""
 
-    def __init__(self, apply: ApplyPolicy, plan: PlanPolicy, versions: PolicyVersions, explain: Explain) -> None:
+    def __init__(self, apply: ApplyPolicy, plan: PlanPolicy, versions: PolicyVersions, explains: Explains) -> None:
         self._apply = apply
         self._plan = plan
         self._versions = versions
-        self._explain = explain
+        self._explains = explains
 
     async def ShowPolicy(
         self, request: policy_pb2.ShowPolicyRequest, context: ServicerContext
@@ -132,17 +149,40 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         del context
         caller = CALLER.get()
         environment = caller.environment if caller.role is Role.HARNESS else request.environment or None
-        explanation = await asyncio.to_thread(self._explain, caller, ask(request.spec, environment, caller))
-        return policy_pb2.ExplainResponse(
-            allowed=explanation.is_allowed,
-            grant=explanation.grant,
-            rules=[
-                policy_pb2.ExplainedRule(rule=rule.rule, passes=rule.passes, detail=rule.detail)
-                for rule in explanation.rules
-            ],
-            demands=[
-                policy_pb2.ExplainedDemand(rule=one.rule, detail=one.detail, enforced=one.is_enforced)
-                for one in explanation.demands
-            ],
-            remedy=explanation.remedy,
+        explanation = await asyncio.to_thread(self._explains.mint, caller, ask(request.spec, environment, caller))
+        return explanation_message(explanation)
+
+    async def ExplainDenial(
+        self, request: policy_pb2.ExplainDenialRequest, context: ServicerContext
+    ) -> policy_pb2.ExplainDenialResponse:
+        """Say why it was denied."""
+        del context
+        caller = CALLER.get()
+        partner = identifier("partner", request.partner) if request.partner else None
+        if not is_request_id(request.request_id):
+            caller.must_be(*SEES_DENIALS)
+            raise Invalid("request_id", "is not the id of a request", hint="it is in the error, and in the log")
+        denial = await asyncio.to_thread(self._explains.denials.find, caller, request.request_id, partner)
+        return denial_message(denial)
+
+    async def ExplainToken(
+        self, request: policy_pb2.ExplainTokenRequest, context: ServicerContext
+    ) -> policy_pb2.ExplainTokenResponse:
+        """Say what became of a token."""
+        del context
+        fate = await asyncio.to_thread(
+            self._explains.token,
+            CALLER.get(),
+            request.token,
+            index=request.index or None,
+            sha256=request.sha256.hex() or None,
         )
+        return fate_message(fate)
+
+    async def ExplainPath(
+        self, request: policy_pb2.ExplainPathRequest, context: ServicerContext
+    ) -> policy_pb2.ExplainPathResponse:
+        """Say who reaches a model."""
+        del context
+        reached = await asyncio.to_thread(self._explains.path, CALLER.get(), request.realm, request.model)
+        return reached_message(reached)
