@@ -37,6 +37,7 @@ from broker.service.approval_ports import (
     RoomToAsk,
     VoteCast,
 )
+from broker.service.explain_ports import KEEP_DENIALS, MOST_DENIALS, Denial
 from broker.service.limit_ports import (
     RATE_WINDOW,
     Count,
@@ -48,7 +49,6 @@ from broker.service.limit_ports import (
     limit_reached,
     subject_of,
 )
-from broker.service.explain_ports import KEEP_DENIALS, MOST_DENIALS, Denial
 from broker.service.policy_ports import PolicyDocument, PolicyVersion
 from broker.service.ports import (
     Appended,
