@@ -18,7 +18,7 @@ from broker.v1 import (
     tokens_pb2,
     tokens_pb2_grpc,
 )
-from tests.edge.test_callers import refusal
+from tests.edge.test_callers import every_method, refusal
 from tests.identified import PRINCIPALS, identified
 from tests.issuer import SigningKey
 from tests.served import POLICY, request_id
@@ -126,6 +126,18 @@ def test_b18_not_exactly_one_bearer_token_is_nobody(broker, tokens):
         assert good not in str(found)
 
 
+def test_a_token_of_any_size_up_to_sixteen_kib_is_read_and_a_larger_one_refused(broker):
+    for size in (1, 4, 7, 9, 11):
+        # Each time, not by chance: gRPC drops what is above a limit with a probability.
+        for _ in range(5):
+            token = broker.sso.token(sub="u-carol", groups="x" * size * 1024)
+            assert len(token) < 16_384
+            assert status(broker, f"Bearer {token}").head
+    found = refusal(lambda: status(broker, f"Bearer {broker.sso.token(sub='u-carol', groups='x' * 13 * 1024)}"))
+    assert found[:2] == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
+    assert "longer than 16384" in found[2]
+
+
 def test_a_certificate_and_a_token_are_two_identities_and_so_none(broker, tokens):
     found = refusal(lambda: status(broker, f"Bearer {tokens['carol']}", channel=broker.channel("admin")))
     assert found[:2] == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
@@ -143,6 +155,16 @@ def test_nothing_but_the_login_door_takes_callers_without_a_certificate(broker, 
     with grpc.secure_channel(broker.endpoint, credentials) as channel, pytest.raises(grpc.RpcError) as caught:
         status(broker, f"Bearer {tokens['carol']}", channel=channel)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_p7_every_method_but_the_feeds_is_here_and_open_to_nobody_without_a_token(broker):
+    channel = broker.login_channel()
+    for method in sorted(every_method() - {"FeedService/Listen"}):
+        # On the wire, one message is one message, whatever the method streams.
+        call = channel.stream_stream(f"/broker.v1.{method}", bytes, bytes)
+        found = refusal(lambda call=call: list(call(iter([b""]), timeout=10)))
+        assert found is not None, method
+        assert found[:2] == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"), method
 
 
 def test_the_feed_and_reflection_are_not_at_the_login_door(broker, tokens):

@@ -58,6 +58,10 @@ OPTIONS = (
     ("grpc.http2.max_ping_strikes", 0),
 )
 
+# An identity token of 16 KiB must fit, and what is refused must be refused each time: between the two limits, gRPC
+# decides by chance.
+LOGIN_OPTIONS = (*OPTIONS, ("grpc.max_metadata_size", 32 << 10), ("grpc.absolute_max_metadata_size", 32 << 10))
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
@@ -110,7 +114,7 @@ def make_login_server(
     It has no feed, because verifiers have certificates, and no reflection, because anybody can reach it.
     Raises RuntimeError if the port is taken.
     """
-    server = grpc.aio.server(interceptors=(outermost,), options=OPTIONS)
+    server = grpc.aio.server(interceptors=(outermost,), options=LOGIN_OPTIONS)
     _add(services, server)
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)
     return server, server.add_secure_port(address, credentials)
