@@ -131,7 +131,7 @@ class Journal:
         """Remove the segments whose records all have a number up to `through`."""
         with self._lock:
             firsts = list(self._segments)
-            ends = [*firsts[1:], self.next]
+            ends = [*firsts[1:], self.next][: len(firsts)]
             # Not the one that is written to: that would make a new file for each few receipts.
             held = self._begun if self._fd >= 0 else -1
             gone = [first for first, end in zip(firsts, ends, strict=True) if end <= through + 1 and first != held]

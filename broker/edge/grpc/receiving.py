@@ -20,7 +20,7 @@ from broker.v1 import feed_pb2
 log = logging.getLogger("broker.feed")
 
 # One transaction's worth: revocations wait no longer than it takes.
-GROUP_BYTES = 2 << 20
+GROUP_BYTES = 512 << 10
 # Of all streams together; what comes beyond it is dropped, and sent again by whoever gets no answer.
 MAX_WAITING_BYTES = 16 << 20
 # Of one stream: two batches of its own key, and those of processes before it.

@@ -118,6 +118,15 @@ def test_what_is_acknowledged_is_removed_and_numbers_go_on(tmp_path):
     assert sum(path.stat().st_size for path in segments(tmp_path)) == journal.size
 
 
+def test_a_journal_that_never_had_a_record_has_nothing_to_drop_or_read(tmp_path):
+    journal = opened(tmp_path)
+    journal.drop(0)
+    journal.drop(7)
+    journal.sync()
+    assert everything(journal) == []
+    assert journal.append(b"one") == 1
+
+
 def test_p7_at_its_limit_nothing_is_taken_until_something_is_acknowledged(tmp_path):
     journal = opened(tmp_path, max_bytes=8192)
     taken = 0
