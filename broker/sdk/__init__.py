@@ -1,6 +1,8 @@
 """For those who receive or ask for tokens: `Verifier` accepts or refuses them, `Client` mints them."""
 
 from broker.errors import (
+    ApprovalNeeded,
+    ApprovalOver,
     Expired,
     Malformed,
     NotAllowed,
@@ -14,6 +16,7 @@ from broker.errors import (
     UsedUp,
     WrongRealm,
 )
+from broker.sdk.approvals import Approval
 from broker.sdk.asking import Minted, Spec
 from broker.sdk.async_client import AsyncClient
 from broker.sdk.async_run import AsyncRun
@@ -27,6 +30,9 @@ from broker.sdk.verifier import Verifier, VerifierState
 from broker.token.binding import ShownCertificate, ShownProof
 
 __all__ = [
+    "Approval",
+    "ApprovalNeeded",
+    "ApprovalOver",
     "AsyncClient",
     "AsyncRun",
     "Client",

@@ -40,6 +40,7 @@ class Spec:
     run: str | None = None
     test: str | None = None
     lifetime_s: int | None = None
+    approval: str | None = None
     binding: Bound | OwnCertificate | None = None
 
     def __post_init__(self) -> None:
@@ -85,6 +86,7 @@ def spec_message(spec: Spec) -> tokens_pb2.TokenSpec:
         run=spec.run or "",
         test=spec.test or "",
         lifetime=_duration(spec.lifetime_s),
+        approval=spec.approval or "",
     )
     if spec.user is not None:
         message.user = spec.user

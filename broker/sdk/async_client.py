@@ -3,13 +3,15 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 import grpc.aio
 
-from broker.sdk import asking
+from broker.sdk import approvals, asking
+from broker.sdk.approvals import NOT_NOW, WAIT_S, Approval, Purpose, Waiting
 from broker.sdk.asking import Minted, OpenedRun, OwnCertificate, Spec
 from broker.sdk.async_run import AsyncRun
 from broker.sdk.channels import CHANNEL_OPTIONS, METHODS, Fields, proof_metadata
@@ -96,6 +98,44 @@ class AsyncClient:
         """
         spec = Spec(realm, partner, models, user, workload, lifetime_s=lifetime_s, binding=binding)
         return AsyncRun(self._call, RunState(spec, lease_s, key_file, user_token=user_token, approval=approval))
+
+    async def request_approval(
+        self,
+        *,
+        purpose: Purpose,
+        realm: str,
+        partner: str,
+        models: Sequence[str],
+        user: str | None = None,
+        workload: str | None = None,
+        lifetime_s: int | None = None,
+    ) -> Approval:
+        """Ask for the approval of exactly one token, or one run (`lifetime_s`: its lease)."""
+        request = approvals.asked(purpose, realm, partner, models, user, workload, lifetime_s)
+        return approvals.told((await self._call("RequestApproval", request)).approval)
+
+    async def approval(self, approval: str) -> Approval:
+        """Return how an approval stands."""
+        return approvals.told((await self._call("GetApproval", approvals.looking(approval))).approval)
+
+    async def withdraw_approval(self, approval: str) -> Approval:
+        """Take a request for approval back."""
+        return approvals.told((await self._call("Withdraw", approvals.withdrawing(approval))).approval)
+
+    async def wait_approval(self, approval: str, *, timeout_s: float = WAIT_S) -> Approval:
+        """Wait until an approval can be spent, through outages of the broker.
+
+        Raises:
+            ApprovalOver: It never will be: denied, withdrawn, expired, spent, lapsed or void.
+            ApprovalNeeded: It still waits after `timeout_s`.
+        """
+        waiting = Waiting(approval, time.monotonic() + timeout_s)
+        while True:
+            with suppress(*NOT_NOW):
+                found = await self.approval(approval)
+                if waiting.judge(found):
+                    return found
+            await asyncio.sleep(waiting.rest_s(time.monotonic()))
 
     def resume(
         self,

@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from broker.sdk.asking import OwnCertificate
 from broker.sdk.run_key import RunKey
 from broker.token.binding import Bound
-from broker.v1 import runs_pb2, tokens_pb2
+from broker.v1 import approvals_pb2, runs_pb2, tokens_pb2
 
 CHANNEL_OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.keepalive_time_ms", 5_000),
@@ -22,6 +22,9 @@ METHODS: Mapping[str, tuple[str, Any]] = {
     "OpenRun": ("/broker.v1.RunService/OpenRun", runs_pb2.OpenRunResponse),
     "KeepRun": ("/broker.v1.RunService/KeepRun", runs_pb2.KeepRunResponse),
     "CloseRun": ("/broker.v1.RunService/CloseRun", runs_pb2.CloseRunResponse),
+    "RequestApproval": ("/broker.v1.ApprovalService/RequestApproval", approvals_pb2.RequestApprovalResponse),
+    "GetApproval": ("/broker.v1.ApprovalService/GetApproval", approvals_pb2.GetApprovalResponse),
+    "Withdraw": ("/broker.v1.ApprovalService/Withdraw", approvals_pb2.WithdrawResponse),
 }
 
 
@@ -39,6 +42,7 @@ class Fields(TypedDict):
     run: NotRequired[str | None]
     test: NotRequired[str | None]
     lifetime_s: NotRequired[int | None]
+    approval: NotRequired[str | None]
     binding: NotRequired[Bound | OwnCertificate | None]
 
 

@@ -11,8 +11,9 @@ from broker.service.approving import Approving, Shown
 from broker.service.calling import Caller
 
 LOOK_EVERY_S = 0.5
-# Whoever waits is looked at anew so often, too: they may have lost the right to know.
-LOOK_AGAIN_S = 10.0
+# Whoever waits is judged anew so often: they may have lost the right to know.
+JUDGE_EVERY_S = 1.0
+LOOK_AGAIN = 10
 MAX_WATCHING = 1000
 LONGEST_S = 3600.0
 
@@ -55,7 +56,7 @@ class Watching:
                 if shown.judged.standing.is_over:
                     return
                 self._look()
-                await self._change(approval, seen)
+                await self._change(caller, approval, seen)
         finally:
             self._watched[approval] -= 1
             if not self._watched[approval]:
@@ -66,12 +67,16 @@ class Watching:
         """Look at once: something was decided here."""
         self._hurry.set()
 
-    async def _change(self, approval: str, seen: int) -> None:
-        async with self._changed:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(
-                    self._changed.wait_for(lambda: self._changes.get(approval, 0) != seen), LOOK_AGAIN_S
-                )
+    async def _change(self, caller: Caller, approval: str, seen: int) -> None:
+        """Wait until it has changed, or it is time to look all the same. Raises Unauthenticated."""
+        for _ in range(LOOK_AGAIN):
+            async with self._changed:
+                with suppress(TimeoutError):
+                    changed = self._changed.wait_for(lambda: self._changes.get(approval, 0) != seen)
+                    await asyncio.wait_for(changed, JUDGE_EVERY_S)
+                    return
+            if self._again(caller) != caller:
+                return
 
     def _look(self) -> None:
         if self._looking is None or self._looking.done():
