@@ -20,6 +20,7 @@ from broker.errors import (
     NotGranted,
     PolicyMoved,
     RequestReused,
+    RunProofRefused,
     SignerUnavailable,
 )
 from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry
@@ -267,6 +268,9 @@ class Mint:
             if entry.kind is not Kind.TOKEN_MINTED:
                 # An approval that was spent with them.
                 continue
+            if request.proof and entry.body.get("run_proof") == request.proof:
+                # Also where another broker took it, or this one before it was restarted (B3).
+                raise RunProofRefused("the run proof was used before")
             claims = decode_claims_of(entry)
             if claims.exp <= now.timestamp():
                 raise RequestReused("this request was answered with a token that has expired since")
@@ -391,6 +395,8 @@ def _entry(index: int, slip: _Slip, at: datetime, request: RequestKey, kind: Kin
     }
     if proof:
         body["proof"] = proof
+    if request.proof:
+        body["run_proof"] = request.proof
     # The claims are recorded letter by letter as they are signed.
     spelled = {"claims": payload.decode("ascii")}
     return encode_entry(Entry(index, kind, at, request.principal, body), spelled=spelled)

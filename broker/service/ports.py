@@ -34,11 +34,15 @@ Draft = Callable[[int], bytes]
 
 @dataclass(frozen=True, slots=True)
 class RequestKey:
-    """Makes a write happen once: who asked, under which id, with which contents."""
+    """Makes a write happen once: who asked, under which id, with which contents.
+
+    `proof` is the id of the proof of a run's key that came with it: a repeat comes with another one.
+    """
 
     principal: str
     request_id: str
     digest: bytes  # SHA-256 of the request's contents
+    proof: str = ""
 
 
 @dataclass(frozen=True, slots=True)

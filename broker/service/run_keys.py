@@ -41,8 +41,8 @@ class SeenOnce:
 class RunKeys:
     """Judges proofs. A proof is remembered by the process that took it.
 
-    At another broker of the same store, a proof sent again with its request is a repeat of that request: it is
-    answered with the first answer, and nothing is done twice.
+    At another broker of the same store, or after a restart, a proof that is sent again comes with its request, which
+    is a repeat and does nothing twice; a mint's entry has the id of its proof, so that it is not even answered.
     """
 
     def __init__(self, runs: KnownRuns, clock: Clock) -> None:

@@ -20,7 +20,7 @@ MAX_PROOF_BYTES = 1024
 # How long ago a proof may have been made, and how far ahead the harness's clock may be.
 MAX_AGE_S = 120
 MAX_AHEAD_S = 30
-REMEMBER_S = MAX_AGE_S + MAX_AHEAD_S
+REMEMBER_S = MAX_AGE_S + MAX_AHEAD_S + 10
 """How long a proof's id must be remembered, so that it is accepted once."""
 
 METHOD = r"[A-Z][A-Za-z]{1,63}/[A-Z][A-Za-z]{1,63}"

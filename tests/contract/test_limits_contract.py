@@ -9,8 +9,10 @@ import pytest
 
 from broker.adapters.sql import SqlLedger
 from broker.errors import LimitReached, RunEnded
+from broker.service.lapses import Lapses
 from broker.service.limit_ports import Count, Counted, Limit, Scope, TokensCounted, WithinLimits
 from broker.service.ports import RunHasLapsed, RunKept, RunLapsed, RunOpened, RunRecord, Write
+from broker.service.revoke import Revocations
 from broker.token.revocation import Selector
 from tests.stores import BY, Home, append, assert_whole, draft, failure_of, key, revocation, write
 
@@ -184,6 +186,20 @@ def test_a_run_lapses_once_and_not_if_it_was_kept_or_closed(store: SqlLedger) ->
     assert [record.selector for record in store.revocations(-1, 10)] == [Selector.of(run="run-0001")]
     append(store, 1, revocation(run="run-0002"))
     assert isinstance(failure_of(store.append(lapse("run-0002", ended + timedelta(days=1)))), RunEnded)
+
+
+def test_p4_a_run_that_several_brokers_end_at_once_is_ended_once(home: Home) -> None:
+    stores = [home.open() for _ in range(3)]
+    ended = NOW + timedelta(seconds=60)
+    for number in range(10):
+        append(stores[0], 1, RunOpened(replace(RUN, id=f"run-{number:08}")))
+    clock, revocations = home.clock, Revocations(home.clock, timedelta(hours=1))
+    clock.advance((ended - clock.now()).total_seconds() + 1)
+    with ThreadPoolExecutor(3) as pool:
+        assert sum(pool.map(lambda store: Lapses(store, revocations, clock).end(), stores)) == 10
+    found = [record.selector for record in stores[0].revocations(-1, 100)]
+    assert sorted(map(str, found)) == [str(Selector.of(run=f"run-{number:08}")) for number in range(10)]
+    assert_whole(home)
 
 
 def test_counts_are_pruned_when_they_can_matter_no_more(home: Home, store: SqlLedger) -> None:

@@ -223,11 +223,16 @@ def test_with_the_key_alone_a_run_goes_on_at_the_login_door(broker):
     assert (claims.workload, claims.env, claims.client_id, claims.run) == ("nightly", "github-ci", "acme-ci", run.id)
     run.call("KeepRun")
     assert len(run.call("MintBatch").tokens) == 2
-    # After a restart, too.
+    # After a restart, too; and what was used before it is used up after it.
+    used = run.request("Mint")
+    proof = run.key.metadata("TokenService/Mint", run.id, used)
+    run.call("Mint", used, metadata=proof)
     broker.kill()
     broker.start()
     run.channel = broker.login_channel()
     wait_until(lambda: refusal(lambda: run.call("Mint")) is None)
+    assert refusal(lambda: run.call("Mint", used, metadata=proof))[:2] == REFUSED
+    assert run.call("Mint", used).token.id
     run.call("CloseRun")
     assert refusal(lambda: run.call("Mint"))[1] == "RUN_ENDED"
 

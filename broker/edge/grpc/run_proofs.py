@@ -14,7 +14,7 @@ from broker.service.known_runs import KnownRuns
 from broker.service.ports import RunRecord
 from broker.service.run_keys import RunKeys
 from broker.token.keys import Jwk
-from broker.token.run_proof import RUN_PROOF_KEY
+from broker.token.run_proof import RUN_PROOF_KEY, parse_run_proof
 
 # What may be called by who proves nothing but a run's key: what is done in that run.
 IN_A_RUN = frozenset(
@@ -83,6 +83,11 @@ class RunProofs:
         [run] = with_key
         self._must_prove(context, run.key or {}, method, run.id, request)
         return runs
+
+    def id_of(self, context: ServicerContext) -> str:
+        """Return the id of the proof that a call came with, which was judged before."""
+        text = proof_of(context)
+        return "" if text is None else parse_run_proof(text).claims.jti
 
     def of_new(self, key: Jwk, context: ServicerContext, method: str, request: Message) -> None:
         """Refuse to open a run with a key that the caller does not prove to have. Raises RunProofRefused."""

@@ -58,6 +58,8 @@ class TokenService(tokens_pb2_grpc.TokenServiceServicer):
         key = request_key(caller, request)
         named = dict.fromkeys(opaque_id("run", spec.run) for spec in specs if spec.run)
         runs = await self._run_proofs.of_runs(caller, named, context, method, request)
+        if any(run.key is not None for run in runs):
+            key = replace(key, proof=self._run_proofs.id_of(context))
         subjects = {run.id: (run.user, run.workload) for run in runs}
         caller = replace(caller, runs=frozenset(run.id for run in runs if run.key is not None and run.user is not None))
         asks = [_ask(specs, position, caller, subjects) for position in range(len(specs))]
