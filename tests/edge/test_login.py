@@ -262,6 +262,33 @@ def test_a_ci_job_acts_by_the_token_in_its_file(broker, human):
     assert "cannot be read" in done.stderr
 
 
+def test_a_human_lets_a_ci_job_act_for_them_by_a_file_with_their_token(broker, human):
+    done = human.run("login", "token")
+    assert (done.returncode, "nobody is logged in" in done.stderr) == (1, True)
+    broker.sso.offer_logins("u-alice")
+    assert human.log_in("--no-browser", browse=human.browser)[0] == 0
+    job, user = human.file.with_name("ci-token"), human.file.with_name("user-token")
+    job.write_text(broker.github.github_token())
+    user.write_text(human.run("login", "token").stdout)
+    told = json.loads(human.run("login", "token", "-o", "json").stdout)
+    assert told["token"] == user.read_text().strip()
+    assert told["subject"] == "u-alice"
+    asking = ("--realm", "shared", "--partner", "acme", "--model", "mythos", "--token-file", str(job))
+    proving = ("--user-token-file", str(user))
+    assert human.run("token", "mint", *asking, *proving).returncode == 0
+    assert human.run("token", "mint", *asking, "--count", "2", *proving).returncode == 0
+    opened = human.run("run", "open", *asking, *proving, "-o", "json")
+    assert opened.returncode == 0, opened.stderr
+    assert json.loads(opened.stdout)["user"] == "alice"
+    done = human.run("token", "mint", *asking, "--user", "alice", "--workload", "nightly")
+    assert (done.returncode, "nobody's word" in done.stderr) == (3, True)
+    for text in ("", "x", "a.b.c d.e.f", "\u00e9.b.c", "a.b"):
+        user.write_text(text)
+        done = human.run("token", "mint", *asking, *proving)
+        assert (done.returncode, "one identity token" in done.stderr) == (1, True)
+    assert human.run("token", "mint", *asking, "--user-token-file", str(user.with_name("none"))).returncode == 1
+
+
 # The SDK.
 
 

@@ -103,7 +103,7 @@ class Settings:
         path = self.context_file or context_path(self.environment)
         return read_context(path) if self.context_file is not None or path.exists() else None
 
-    def _login(self) -> KeptLogin | None:
+    def login(self) -> KeptLogin | None:
         """Return the login to act as: one that there is, unless a certificate was asked for. Raises Unusable."""
         if self.cert is not None or self.key is not None or self.name is not None:
             return None
@@ -122,7 +122,7 @@ class Settings:
                 )
             ca = self.ca_or_none()
             return address, KeyIdentity(ca) if by_key else TokenIdentity(file=self.token_file, ca=ca)
-        login = self._login()
+        login = self.login()
         if login is None:
             return None
         identity = KeyIdentity(login.ca) if by_key else login.identity(datetime.now(UTC))
@@ -151,7 +151,7 @@ class Settings:
         Raises:
             Unusable: It cannot be read, is not on P-256, or the provider did not bind the login to it.
         """
-        login = self._login()
+        login = self.login()
         if login is not None:
             if not login.is_bound:
                 raise Unusable(

@@ -6,23 +6,25 @@ from pathlib import Path
 
 import click
 
-from broker.edge.cli.command import FILE, Command, Session, calls_broker
+from broker.edge.cli.command import FILE, Command, CommandGroup, Session, calls_broker
 from broker.edge.cli.context import Login
 from broker.edge.cli.durations import Span
 from broker.edge.cli.kept_login import KeptLogin, new_key, remove_login, write_login
 from broker.edge.cli.oidc import LoggedIn, Provider
 from broker.edge.cli.output import plain
+from broker.edge.cli.problems import Unusable
 from broker.token.keys import public_jwk, thumbprint
 
 DEFAULT_WAIT = "5m"
 
 
 @click.command(
-    cls=Command,
+    cls=CommandGroup,
     examples=[
         "broker login --issuer https://sso.example --client-id broker --login-endpoint broker:7442",
         "broker login --device",
         "broker login --no-browser --timeout 10m",
+        "broker login token > user-token",
     ],
     keys="issuer, subject, ends_at, bound, endpoint.",
 )
@@ -72,6 +74,23 @@ def login(
         },
         plain(f"logged in as {kept.subject} of {kept.issuer}, until {kept.ends_at:%Y-%m-%d %H:%M:%S} UTC"),
     )
+
+
+@login.command(
+    "token", cls=Command, examples=["broker login token > user-token"], keys="token, issuer, subject, ends_at."
+)
+@calls_broker()
+def login_token(session: Session) -> None:
+    """Print the token of the login, alone: for a program that acts for you (--user-token-file).
+
+    The output is a secret: who has it can also act as you at the login door, until it ends.
+    """
+    kept = session.settings.login()
+    if kept is None:
+        raise Unusable("nobody is logged in", reason="CONTEXT", hint="broker login")
+    text = kept.identity(_now()).text()
+    told = {"token": text, "issuer": kept.issuer, "subject": kept.subject, "ends_at": kept.ends_at.isoformat()}
+    session.output.show(told, text)
 
 
 @click.command(cls=Command, examples=["broker logout"], keys="logged_out (false: nobody was logged in).")

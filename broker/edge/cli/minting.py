@@ -10,6 +10,7 @@ from broker.edge.cli.key_files import key_file_option, of_run, proven
 from broker.edge.cli.output import instant
 from broker.edge.cli.problems import without_hint
 from broker.edge.cli.specs import explain_command, spec_options
+from broker.edge.cli.user_tokens import user_token_option
 from broker.errors import NotGranted
 from broker.v1 import tokens_pb2
 
@@ -33,6 +34,7 @@ TOKEN_KEYS = "token, id, index, expires_at, grant"  # noqa: S105 - names of keys
 @bind_option
 @click.option("--count", type=click.IntRange(1, MAX_BATCH), help="Mint so many, all or none, and print one per line.")
 @key_file_option
+@user_token_option
 @request_id_option
 @calls_broker()
 def mint(
@@ -42,6 +44,7 @@ def mint(
     binding: tokens_pb2.Binding | None,
     count: int | None,
     key_file: Path | None,
+    user_token: str,
     request_id: str,
 ) -> None:
     """Mint a token and print it, alone.
@@ -55,11 +58,11 @@ def mint(
     with session.settings.connect(lambda context: context.for_partner(spec.partner), by_key=key is not None) as broker:
         try:
             if count is None:
-                request = tokens_pb2.MintRequest(request_id=request_id, spec=spec)
+                request = tokens_pb2.MintRequest(request_id=request_id, spec=spec, user_token=user_token)
                 proof = proven(key, "TokenService/Mint", spec.run, request)
                 minted = [broker.call(broker.tokens.Mint, request, proof).token]
             else:
-                batch = tokens_pb2.MintBatchRequest(request_id=request_id, specs=[spec] * count)
+                batch = tokens_pb2.MintBatchRequest(request_id=request_id, specs=[spec] * count, user_token=user_token)
                 proof = proven(key, "TokenService/MintBatch", spec.run, batch)
                 minted = list(broker.call(broker.tokens.MintBatch, batch, proof).tokens)
         except NotGranted as denied:

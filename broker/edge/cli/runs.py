@@ -13,6 +13,7 @@ from broker.edge.cli.durations import Span
 from broker.edge.cli.key_files import key_file_option, of_run, proven, unusable
 from broker.edge.cli.output import instant, plain, table
 from broker.edge.cli.problems import Misused
+from broker.edge.cli.user_tokens import user_token_option
 from broker.errors import ConfigInvalid
 from broker.sdk.run_key import KeptRun, RunKey, keep_run, must_be_free, read_kept_run
 from broker.v1 import runs_pb2
@@ -52,14 +53,16 @@ def run() -> None:
     metavar="FILE",
     help="Make a key for the run and write it to this new file: who has it, and nobody else, goes on with the run.",
 )
+@user_token_option
 @request_id_option
 @calls_broker()
-def open_run(session: Session, *, key_file: Path | None, request_id: str, **wanted: Any) -> None:
+def open_run(session: Session, *, key_file: Path | None, user_token: str, request_id: str, **wanted: Any) -> None:
     """Open a run and print its id, alone.
 
     What is wrong with it is told all at once. With --key-file it can be gone on with after the end of a login.
     """
     request = _open_request(request_id, **wanted)
+    request.user_token = user_token
     key = None
     if key_file is not None:
         key = RunKey.new()

@@ -44,6 +44,7 @@ def test_the_commands_are_those_of_the_design() -> None:
     assert {" ".join(path) for path, _ in LEAVES} == {
         "dev",
         "login",
+        "login token",
         "logout",
         "serve",
         "witness",
