@@ -176,8 +176,15 @@ def check_claims(claims: Mapping[str, Any], *, issuer: str, audience: str, now: 
 
 
 def authentication_instant(claims: Mapping[str, Any]) -> int | None:
-    """Return the second in which the human gave proof of themselves, if the issuer says so. Raises Unauthenticated."""
-    return _instant(claims, "auth_time")
+    """Return the second in which the human gave proof of themselves, if the issuer says so.
+
+    Raises:
+        Unauthenticated: It lies after the token was issued: a login in the future would stay a recent one.
+    """
+    at, issued = _instant(claims, "auth_time"), _instant(claims, "iat")
+    if at is not None and (issued is None or at > issued + LEEWAY_S):
+        raise refused("its login (auth_time) is from the future")
+    return at
 
 
 def key_of_nonce(claims: Mapping[str, Any]) -> str | None:

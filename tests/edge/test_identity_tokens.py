@@ -120,6 +120,7 @@ def wrong_tokens(issuer):
     yield "a subject that is a number", issuer.token(sub=1)
     yield "an endless subject", issuer.token(sub="x" * 600)
     yield "a login time that is none", issuer.token(auth_time="yesterday")
+    yield "a login in the future", issuer.token(auth_time=now + 3600)
     yield "16 KiB and more", issuer.token(much="x" * 16_384)
 
 

@@ -214,10 +214,14 @@ def test_t11_a_claim_of_another_type_is_refused_each(name, value):
 
 def test_who_says_nothing_of_a_login_says_nothing():
     assert authentication_instant({}) is None
-    assert authentication_instant({"auth_time": 7}) == 7
+    assert authentication_instant({"auth_time": 7, "iat": 7}) == 7
+    assert authentication_instant({"auth_time": 7 + LEEWAY_S, "iat": 7}) == 7 + LEEWAY_S
+    for future in ({"auth_time": 8 + LEEWAY_S, "iat": 7}, {"auth_time": 7}):
+        with pytest.raises(Unauthenticated):
+            authentication_instant(future)
     for wrong in (True, "7", 7.5, -1, 2**60):
         with pytest.raises(Unauthenticated):
-            authentication_instant({"auth_time": wrong})
+            authentication_instant({"auth_time": wrong, "iat": 2**50})
     assert key_of_nonce({"nonce": "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"})
     for wrong in (None, 1, "", "n-1", "k" * 44, "k" * 42, "k" * 42 + "\n", "k" * 42 + "="):
         assert key_of_nonce({"nonce": wrong}) is None
