@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from broker.domain.asking import Ask
-from broker.domain.decision import BLOCKED, INVALID, NOT_GRANTED, Allowed, Reason, decide
+from broker.domain.decision import BLOCKED, INVALID, NOT_GRANTED, Allowed, Reason, decide, told
 from broker.domain.policy import Policy
 from broker.token.revocation import Selector
 
@@ -73,8 +73,10 @@ def _best(
         verdict = decide(ask, policy, blocks)
         if isinstance(verdict, Allowed):
             return verdict
-        if found is None or (found.code != BLOCKED and verdict.why.code == BLOCKED):
-            found = verdict.why
+        # As a mint would be told: nothing of what the partner was never granted (P8).
+        why = told(ask, policy, verdict.why)
+        if found is None or (found.code != BLOCKED and why.code == BLOCKED):
+            found = why
     if found is not None:
         return found
     detail = f"{plan.partner} may not use {model} in {plan.realm} from {plan.environment} (no grant)"

@@ -209,9 +209,24 @@ def test_everything_that_is_wrong_with_a_run_is_told_at_once(world):
 
 
 def test_one_reason_for_several_models_is_told_once(world):
-    with pytest.raises(NotGranted) as caught:
-        world.open_run(world.acme, "mythos", "oracle", realm="nowhere", user="alice")
-    assert problems(caught.value) == ["mythos, oracle: realm: realm nowhere is not in the policy"]
+    world.revoke(OPS, Selector.of(partner="acme"), reason="x", whole_realm=False, request=request())
+    with pytest.raises(Blocked) as caught:
+        world.open_run(world.acme, "mythos", "oracle", user="alice")
+    [told] = problems(caught.value)
+    assert told.startswith("mythos, oracle: block ")
+
+
+def test_p8_opening_a_run_tells_nothing_of_what_was_never_granted(world):
+    """Whether a model or a realm exists, or is blocked, is not learnt by asking for it."""
+    world.revoke(OPS, Selector.of(model="oracle"), reason="x", whole_realm=False, request=request())
+
+    def told(realm, model):
+        with pytest.raises(NotGranted) as caught:
+            world.open_run(world.globex, model, realm=realm, user="bob")
+        return str(caught.value).replace(model, "M").replace(realm, "R"), problems(caught.value)[0].split(":")[1:2]
+
+    assert told("evaluation", "oracle") == told("evaluation", "sphinx") == told("research", "mythos")
+    assert told("research", "mythos") == told("nowhere", "mythos")
 
 
 def test_what_only_blocks_is_told_as_blocked(world):
