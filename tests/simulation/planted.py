@@ -182,8 +182,8 @@ DEFECTS = (
     Defect(
         "a mint does not compare the policy's version",
         "broker.service.mint",
-        "expecting=in_force.version, guards=guards)",
-        "expecting=None, guards=guards)",
+        "            expecting=in_force.version,\n            guards=(*guards,",
+        "            expecting=None,\n            guards=(*guards,",
         "P3",
         (1, 5, 6, 12),
     ),
