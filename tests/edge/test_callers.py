@@ -5,7 +5,9 @@ The methods are read from the descriptors, so that a new one fails here until so
 
 import importlib
 import pkgutil
+import re
 import threading
+from pathlib import Path
 
 import grpc
 import pytest
@@ -31,6 +33,7 @@ from tests.authority import Authority
 from tests.served import POLICY, PRINCIPALS, Served, request_id, settled_head
 
 GLOBEX_OWN = tokens_pb2.TokenSpec(realm="evaluation", partner="globex", user="bob", models=["mythos"])
+PROTOS = Path(__file__).parents[2] / "protos/broker/v1"
 UNHEARD_OF = "run-that-never-was-000"
 # The same, but for what acme needs before it gets a token.
 WITH_APPROVALS = POLICY.replace("grants:\n", "groups: {board: [carol]}\ngrants:\n").replace(
@@ -274,6 +277,29 @@ WHO = {
 def test_every_method_of_the_contract_is_classified():
     assert every_method() == set(MAY) == set(CALLS)
     assert {role for roles in MAY.values() for role in roles} <= ANY
+
+
+def test_the_contract_says_in_words_who_may_call_each_method():
+    """`Role: admin.` or `Roles: harness (its own partner), admin.` above each rpc, or `Every authenticated role`."""
+    roles = re.compile("partner-admin|" + "|".join(sorted(ANY - {"partner-admin"})))
+    said = {}
+    for path in sorted(PROTOS.glob("*.proto")):
+        service, comment = "", ""
+        for line in path.read_text().splitlines():
+            text = line.strip()
+            if text.startswith("//"):
+                comment += " " + text.removeprefix("//").strip()
+            elif text.startswith("service "):
+                service = text.split()[1]
+            elif text.startswith("rpc "):
+                tail = re.split(r"Roles?: ", comment)[-1].partition(". ")[0]
+                name = f"{service}/{text.split()[1].partition('(')[0]}"
+                said[name] = ANY if "Every authenticated role" in comment else set(roles.findall(tail))
+                if tail.startswith("as "):
+                    said[name] = said[f"{service}/{tail.removeprefix('as ').rstrip('.')}"]
+            if not text.startswith("//"):
+                comment = ""
+    assert said == MAY
 
 
 @pytest.mark.parametrize("name", sorted(WHO))
