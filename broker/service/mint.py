@@ -76,6 +76,7 @@ class _Slip:
     key: SigningKey
     signing_input: bytes = b""
     index: int = 0
+    approval: str = ""
 
     @property
     def life_s(self) -> int:
@@ -184,6 +185,8 @@ class Mint:
             if is_about_approval(ask, slip.grant, in_force.policy)
         ]
         spending = spend_approval(uses, held, in_force.policy, now, request, self._meter)
+        for slip in slips if spending.used else ():
+            slip.approval = spending.used.get(slip.claims.jti, "")
         write = Write(
             [*drafts, *spending.drafts],
             request=request,
@@ -397,6 +400,8 @@ def _entry(index: int, slip: _Slip, at: datetime, request: RequestKey, kind: Kin
         body["proof"] = proof
     if request.proof:
         body["run_proof"] = request.proof
+    if slip.approval:
+        body["approval"] = slip.approval
     # The claims are recorded letter by letter as they are signed.
     spelled = {"claims": payload.decode("ascii")}
     return encode_entry(Entry(index, kind, at, request.principal, body), spelled=spelled)

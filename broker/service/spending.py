@@ -32,11 +32,15 @@ NOTHING_HELD = Held()
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """What a write needs besides, so that the approvals that it uses are spent with it, once."""
+    """What a write needs besides, so that the approvals that it uses are spent with it, once.
+
+    `used`: the approval of each token or run by its id; of a token of an approved run, the run's.
+    """
 
     drafts: tuple[Draft, ...] = ()
     guards: tuple[Guard, ...] = ()
     effects: tuple[Effect, ...] = ()
+    used: Mapping[str, str] = field(default_factory=dict)
 
 
 NOTHING_SPENT = Spending()
@@ -135,6 +139,7 @@ def spend_approval(
         NotFound: There is no such approval of this partner.
     """
     spent: dict[str, tuple[Draft, Effect]] = {}
+    used: dict[str, str] = {}
     for use in uses:
         grant = policy.grant(use.grant)
         if grant is None or (grant.approvals is None and use.approval is None):
@@ -148,12 +153,14 @@ def spend_approval(
             continue
         if part is not None and use.approval is not None:
             spent[use.approval] = part
-    if not spent:
+        used[use.on] = use.approval or _of_run(use, held) or ""
+    if not used:
         return NOTHING_SPENT
     return Spending(
         tuple(draft for draft, _ in spent.values()),
         tuple(ApprovalIsOpen(approval) for approval in spent),
         tuple(effect for _, effect in spent.values()),
+        used,
     )
 
 
@@ -162,7 +169,7 @@ def _spending(
 ) -> tuple[Draft, Effect] | None:
     """Return the entry and the effect of spending one approval, or None: a token of an approved run needs no other."""
     if use.approval is None:
-        if not _is_of_approved_run(use, held):
+        if _of_run(use, held) is None:
             raise _needed(use, grant)
         return None
     record = held.by_id.get(use.approval)
@@ -186,11 +193,14 @@ def _spending(
     return draft, ApprovalEnded(use.approval, Ended(Standing.SPENT, now, use.on))
 
 
-def _is_of_approved_run(use: Use, held: Held) -> bool:
+def _of_run(use: Use, held: Held) -> str | None:
+    """Return the approval of the run that a token is within, or None."""
     if use.wanted is not Wanted.TOKEN or use.ask.run is None:
-        return False
+        return None
     record = held.by_run.get(use.ask.run)
-    return record is not None and is_within_run(record.approval.request, use.ask, use.grant)
+    if record is None or not is_within_run(record.approval.request, use.ask, use.grant):
+        return None
+    return record.approval.request.id
 
 
 def _needed(use: Use, grant: Grant) -> ApprovalNeeded:

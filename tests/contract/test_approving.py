@@ -16,6 +16,7 @@ from broker.errors import (
     ApprovalMismatch,
     ApprovalNeeded,
     ApprovalOver,
+    BindingNeeded,
     Blocked,
     Failure,
     Forbidden,
@@ -113,6 +114,8 @@ def test_the_ledger_tells_who_asked_what_letter_by_letter_who_signed_it_and_what
     [spent] = desk.entries(Kind.APPROVAL_SPENT)
     assert spent.body["on"] == minted.id
     assert spent.body["approvers"] == ["carol", "dave"]
+    [entry] = desk.entries(Kind.TOKEN_MINTED)
+    assert entry.body["approval"] == approval
     # In the mint's own transaction, behind it.
     assert spent.index == minted.index + 1
 
@@ -393,8 +396,12 @@ def test_b15_an_approval_of_a_grant_that_demands_something_else_by_now_is_void(d
     assert old in BOARD
     desk.apply(BOARD.replace(old, new))
     assert desk.standing(approval) is Standing.VOID
-    refusal = refused_by(ApprovalOver, desk, lambda: desk.minting(approval))
-    assert refusal.metadata["state"] == "void"
+    if "binding" in new:
+        # That the token is not bound is told before.
+        refused_by(BindingNeeded, desk, lambda: desk.minting(approval))
+    else:
+        refusal = refused_by(ApprovalOver, desk, lambda: desk.minting(approval))
+        assert refusal.metadata["state"] == "void"
     refused_by(ApprovalOver, desk, lambda: desk.vote("carol", waiting))
     # Nobody has to remember it: as it was, it is good again.
     desk.apply(BOARD)
@@ -491,6 +498,7 @@ def test_a_run_needs_the_approval_and_its_tokens_need_no_other(desks: tuple[Desk
     # As many as it likes, on every broker, of each instance.
     assert len(two.minting(*[None] * 5, run=run.id)) == 5
     assert one.minting(None, run=run.id, models=("mythos@a",), ttl_s=7)
+    assert {entry.body["approval"] for entry in one.entries(Kind.TOKEN_MINTED, Kind.RUN_OPENED)} == {approval}
     # Opened already, it goes on when the grant demands more.
     one.apply(BOARD.replace("needed: 2", "needed: 3"))
     two.policies.refresh()
