@@ -236,6 +236,7 @@ class Broker:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await noting.close()
+            await self.log.close()
             await denying.close()
             await asyncio.to_thread(self.close)
         if self._fatal is not None:

@@ -41,7 +41,7 @@ class Log:
         """
         self._ledger = ledger
         self._file = CheckpointFile(parts.file) if parts.file is not None else None
-        self._publish = PublishCheckpoints(
+        self.publish = PublishCheckpoints(
             ledger.tree,
             ledger.checkpoints,
             parts.signer,
@@ -50,7 +50,7 @@ class Log:
             witnesses=[witness.key for witness in parts.witnesses],
         )
         collect = (
-            CollectCosignatures(ledger.tree, ledger.checkpoints, self._publish, parts.witnesses, clock)
+            CollectCosignatures(ledger.tree, ledger.checkpoints, self.publish, parts.witnesses, clock)
             if parts.witnesses
             else None
         )
@@ -61,10 +61,10 @@ class Log:
             *((self._file,) if self._file is not None else ()),
             *((CheckpointCommand(parts.command),) if parts.command else ()),
         )
-        self._checkpointing = Checkpointing(self._publish, collect, destinations, on_fatal)
-        self.run = self._checkpointing.run
-        self.service = LedgerService(ledger, self._publish, ProveEntries(ledger, ledger.tree, self._publish))
-        self.pages = LogPages(ledger, ledger.tree, self._publish, parts.publishes_entries)
+        self._checkpointing = Checkpointing(self.publish, collect, destinations, on_fatal)
+        self.run, self.close = self._checkpointing.run, self._checkpointing.close
+        self.service = LedgerService(ledger, self.publish, ProveEntries(ledger, ledger.tree, self.publish))
+        self.pages = LogPages(ledger, ledger.tree, self.publish, parts.publishes_entries)
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -74,7 +74,7 @@ class Log:
     def trust(self) -> LogTrust | None:
         """Return what strangers pin to check the log, or None: the key cannot be asked for now."""
         try:
-            keys = self._publish.keys()
+            keys = self.publish.keys()
         except SignerUnavailable:
             return None
         return LogTrust(keys.origin, tuple(str(key) for key in keys.keys), tuple(str(key) for key in keys.witnesses))

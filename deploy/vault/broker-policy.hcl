@@ -1,5 +1,5 @@
-# What a broker may do in Vault, and nothing else. prepare.sh writes the two paths below once for each key that it
-# makes, with the names put in, so that a broker can use the keys of its realms and of no other.
+# What a broker may do in Vault, and nothing else. prepare.sh writes the two paths below once for each realm's key that
+# it makes, with the names put in, so that a broker can use the keys of its realms and of no other.
 
 # The public halves, which verifiers pin.
 path "@MOUNT@/keys/@KEY@" {

@@ -4,10 +4,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import minting, receipts, revoking, verifying
+from tests.bench import appends, minting, receipts, revoking, verifying
 from tests.bench.measuring import Row, report, results
 
-BENCHES = {"mint": minting.run, "verify": verifying.run, "revoke": revoking.run, "receipts": receipts.run}
+BENCHES = {
+    "mint": minting.run,
+    "verify": verifying.run,
+    "revoke": revoking.run,
+    "receipts": receipts.run,
+    "append": appends.run,
+}
 
 
 def main() -> None:

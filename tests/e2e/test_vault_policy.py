@@ -74,6 +74,11 @@ REFUSED: list[tuple[str, str, object]] = [
     ("POST", "transit/sign/broker-evaluation-other/sha2-256", INPUT),
     ("POST", "transit/encrypt/broker-evaluation", {"plaintext": "bQ=="}),
     ("POST", "transit/hmac/broker-evaluation", INPUT),
+    # The log's key signs in one way only, and stays where it is.
+    ("POST", "transit/sign/broker-_checkpoints/sha2-256", INPUT),
+    ("GET", "transit/export/signing-key/broker-_checkpoints", None),
+    ("POST", "transit/keys/broker-_checkpoints/rotate", {}),
+    ("POST", "transit/keys/broker-_checkpoints/config", {"deletion_allowed": True}),
     # Anything else in Vault.
     ("GET", "secret/data/somebodys", None),
     ("POST", "secret/data/somebodys", {"data": {"a": "b"}}),

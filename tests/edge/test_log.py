@@ -5,6 +5,7 @@ import json
 import shutil
 import ssl
 import subprocess
+import threading
 import urllib.error
 import urllib.request
 
@@ -14,6 +15,10 @@ from tlog_scales.backend import LocalBackend
 from tlog_scales.reader import TilesReader
 from tlog_scales.signing import Vkey
 
+from broker.adapters.local_root import LocalRoot
+from broker.adapters.memory_signer import make_memory_key
+from broker.errors import SignerUnavailable
+from broker.key_home import KeyHome
 from broker.ledger.checkpoint import LogKeys, open_checkpoint
 from broker.ledger.entry import decode_entry, leaf_hash
 from broker.ledger.merkle import check_consistency
@@ -23,6 +28,7 @@ from broker.ledger.tiles import tiles_of
 from broker.sdk.failures import failure_of
 from broker.token.keys import parse_log_trust, parse_trust
 from broker.v1 import ledger_pb2, status_pb2, tokens_pb2
+from tests.embedded import Embedded
 from tests.served import BROKER, Served, request_id, wait_until
 from tests.waiting import eventually
 
@@ -303,3 +309,37 @@ def test_p10_a_ledger_that_was_rolled_back_forked_or_replaced_is_not_served(tmp_
         file.write_bytes(kept)
         served.start()
         served.mint()
+
+
+class Hanging:
+    """A CheckpointSigner whose home does not answer."""
+
+    def __init__(self):
+        self.over = threading.Event()
+
+    def public_keys(self):
+        return (bytes(31) + b"\x01",)
+
+    def sign(self, message):
+        del message
+        self.over.wait(60)
+        raise SignerUnavailable("away")
+
+
+def test_p10_no_mint_and_no_revocation_waits_for_a_checkpoint(tmp_path):
+    """A key store that hangs in the middle of a signature."""
+    signer = Hanging()
+
+    def home(_clock, _meter):
+        return KeyHome(LocalRoot(tmp_path / "keys", b"a passphrase"), signer, make_memory_key, signs_in_memory=True)
+
+    with Embedded(tmp_path, open_home=home) as served:
+        try:
+            verifier = served.verifier()
+            tokens = [served.mint() for _ in range(5)]
+            served.until_accepted(verifier, tokens[0].token)
+            served.revoke(wait=True, token=tokens[0].id)
+            assert served.status().GetStatus(status_pb2.GetStatusRequest(), timeout=10).minting
+            verifier.close()
+        finally:
+            signer.over.set()

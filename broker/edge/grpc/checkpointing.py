@@ -3,6 +3,8 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 
 from broker.errors import Failure, LedgerForked
@@ -14,6 +16,7 @@ log = logging.getLogger("broker.checkpoints")
 
 # With the time that it takes, still one in each second.
 PUBLISH_EVERY_S = 0.8
+CLOSE_S = 3.0
 
 PassOn = Callable[[CheckpointRecord], str]
 """Passes a checkpoint on; returns what went wrong, or nothing. Blocks; never raises a Failure."""
@@ -35,11 +38,21 @@ class Checkpointing:
         self._on_fatal = on_fatal
         self._passed_on: list[str | None] = [None] * len(destinations)
         self._problems = [""] * (2 + len(destinations))
+        # Of its own, so that `close` can wait for what reads the store.
+        self._threads = ThreadPoolExecutor(2 + len(destinations), thread_name_prefix="checkpoints")
 
     @property
     def problems(self) -> tuple[str, ...]:
         """Why there is no new checkpoint, or why it got not everywhere; nothing, when all is well."""
         return tuple(problem for problem in self._problems if problem)
+
+    async def close(self) -> None:
+        """Wait, not for long, for what is under way. Call when `run` has ended, before the store is closed."""
+        if self._collect is not None:
+            self._collect.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
 
     async def run(self) -> None:
         """Publish for as long as the task lives."""
@@ -56,7 +69,7 @@ class Checkpointing:
         """Each at its own pace: a slow one keeps nobody waiting, and is given the newest next."""
         while True:
             try:
-                told = await asyncio.to_thread(work)
+                told = await asyncio.get_running_loop().run_in_executor(self._threads, work)
                 self._problems[at] = told if isinstance(told, str) else ""
             except LedgerForked as forked:
                 log.critical("the ledger is not what was published", extra={"fields": {"detail": forked.message}})
