@@ -119,11 +119,25 @@ def test_a_human_logs_in_by_browser_acts_through_the_login_door_and_logs_out(bro
     # Carol is an admin; the context's certificate is only an auditor's.
     only_admins = ("revoke", "--partner", "globex", "--reason", "a test", "--dry-run")
     assert human.run(*only_admins).returncode == 0
+    # Where certificates are shown is in many an environment; a login knows its own door.
+    human.environment["BROKER_ENDPOINT"] = broker.endpoint
+    assert human.run(*only_admins).returncode == 0
+    assert human.run(*only_admins, "--endpoint", f"127.0.0.1:{broker.login_port}").returncode == 0
     assert human.run(*only_admins, "--as", "auditor").returncode == 3
     assert human.run("logout").stdout == "logged out\n"
     assert not human.file.exists()
     assert human.run(*only_admins).returncode == 3
     assert json.loads(human.run("logout", "-o", "json").stdout) == {"logged_out": False}
+
+
+def test_who_has_to_have_logged_in_a_moment_ago_asks_the_provider_to_ask(broker, human):
+    broker.sso.offer_logins("u-carol")
+    assert human.log_in("--no-browser", browse=human.browser)[0] == 0
+    assert human.log_in("--no-browser", "--fresh", browse=human.browser)[0] == 0
+    first, fresh = broker.sso.logins.values()
+    assert (first.get("prompt"), first["max_age"]) == (None, "86400")
+    assert (fresh["prompt"], fresh["max_age"]) == ("login", "0")
+    assert human.run("login", "--device", "--fresh").returncode == 2
 
 
 def test_a_human_logs_in_by_device(broker, human):

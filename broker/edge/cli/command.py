@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from broker.edge.cli.connection import DEFAULT_DEADLINE, Settings, new_request_id
 from broker.edge.cli.durations import Span
@@ -158,8 +159,20 @@ def calls_broker(*, has_key_selector: bool = False) -> Callable[[Callback], Call
             deadline: int,
             **rest: Any,
         ) -> int | None:
+            # The variable leads to the door for certificates; a login knows its own.
+            is_ambient = click.get_current_context().get_parameter_source("endpoint") is ParameterSource.ENVIRONMENT
             settings = Settings(
-                endpoint, ca, cert, cert_key, trust_file, context_file, as_name, deadline, os.environ, token_file
+                endpoint,
+                ca,
+                cert,
+                cert_key,
+                trust_file,
+                context_file,
+                as_name,
+                deadline,
+                os.environ,
+                token_file,
+                is_ambient,
             )
             return callback(Session(settings, output), **rest)
 

@@ -63,6 +63,7 @@ class Settings:
     deadline_s: int
     environment: Mapping[str, str]
     token_file: Path | None = None
+    is_endpoint_ambient: bool = False
 
     def context(self) -> Context:
         """Read the context file. Raises Unusable."""
@@ -126,7 +127,7 @@ class Settings:
         if login is None:
             return None
         identity = KeyIdentity(login.ca) if by_key else login.identity(datetime.now(UTC))
-        return self.endpoint or login.endpoint, identity
+        return login.endpoint if self.is_endpoint_ambient else self.endpoint or login.endpoint, identity
 
     def identity(self, choose: Choose) -> Identity:
         """Return who to be: `--cert` and `--cert-key`, or `--as`, or what `choose` takes from the context.

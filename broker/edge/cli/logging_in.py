@@ -12,7 +12,7 @@ from broker.edge.cli.durations import Span
 from broker.edge.cli.kept_login import KeptLogin, new_key, remove_login, write_login
 from broker.edge.cli.oidc import LoggedIn, Provider
 from broker.edge.cli.output import plain
-from broker.edge.cli.problems import Unusable
+from broker.edge.cli.problems import Misused, Unusable
 from broker.token.keys import public_jwk, thumbprint
 
 DEFAULT_WAIT = "5m"
@@ -34,6 +34,7 @@ DEFAULT_WAIT = "5m"
 @click.option("--login-endpoint", envvar="BROKER_LOGIN_ENDPOINT", metavar="HOST:PORT", help="The broker's login door.")
 @click.option("--device", is_flag=True, help="Show a code to type in on another machine, where there is no browser.")
 @click.option("--no-browser", is_flag=True, help="Only print the address to open.")
+@click.option("--fresh", is_flag=True, help="Prove yourself again, also if the provider knows you: for approvals.")
 @click.option("--timeout", type=Span(), default=DEFAULT_WAIT, show_default=True, help="Longest time to log in.")
 @calls_broker()
 def login(
@@ -45,6 +46,7 @@ def login(
     login_endpoint: str | None,
     device: bool,
     no_browser: bool,
+    fresh: bool,
     timeout: int,
 ) -> None:
     """Log in at an identity provider; the other commands then act as you, through the broker's login door.
@@ -53,13 +55,16 @@ def login(
     its token to that key. Until it ends, or `broker logout`, certificates are used only with --as or --cert.
     """
     settings = session.settings
+    if device and fresh:
+        raise Misused("--fresh cannot be asked for with --device", hint="log in with a browser here")
     where = settings.where_to_log_in(Login(login_endpoint, issuer, client_id, issuer_ca))
     key, key_pem = new_key()
     provider = Provider(where.issuer, where.client_id, where.issuer_ca, thumbprint(public_jwk(key.public_key())))
     if device:
         done = provider.log_in_by_device(_say, timeout, _now)
     else:
-        done = provider.log_in_by_browser(_ignored if no_browser else webbrowser.open, _say, timeout, _now)
+        show = _ignored if no_browser else webbrowser.open
+        done = provider.log_in_by_browser(show, _say, timeout, _now, is_fresh=fresh)
     kept = _kept(done, where.endpoint, where.issuer, key_pem, settings.ca_or_none())
     write_login(kept, settings.login_file())
     if not done.is_bound:

@@ -58,9 +58,17 @@ class Provider:
         self._found = found
 
     def log_in_by_browser(
-        self, open_browser: Callable[[str], object], say: Say, within_s: float, now: Callable[[], datetime]
+        self,
+        open_browser: Callable[[str], object],
+        say: Say,
+        within_s: float,
+        now: Callable[[], datetime],
+        *,
+        is_fresh: bool = False,
     ) -> LoggedIn:
         """Authorization code with PKCE, on a loopback redirect (RFC 8252 §7.3, RFC 7636).
+
+        With `is_fresh` the provider is to ask the human again, although it knows them from a while ago.
 
         Raises:
             Unusable, IssuerUnavailable: Nobody came back in time, the provider refused, or what it gave is not right.
@@ -77,7 +85,7 @@ class Provider:
                     "nonce": self._nonce,
                     "code_challenge": _s256(verifier),
                     "code_challenge_method": "S256",
-                    "max_age": str(MAX_AGE_S),
+                    **({"prompt": "login", "max_age": "0"} if is_fresh else {"max_age": str(MAX_AGE_S)}),
                 }
             )
             endpoint = self._endpoint("authorization_endpoint")
