@@ -65,8 +65,11 @@ class Journal:
         }
         self._bytes = sum(self._segments.values())
         last = max(self._segments, default=0)
-        self.next = last + sum(1 for _ in self._scan(_Cursor(last, _HEADER.size, last - 1))) if last else 1
+        end = _Cursor(last, _HEADER.size, last - 1)
+        self.next = last + sum(1 for _ in self._scan(end)) if last else 1
         """The number of the next record."""
+        self.is_torn = bool(last) and end.offset != self._segments[last]
+        """Whether something that nobody can read stood at its end."""
 
     @property
     def size(self) -> int:
@@ -132,8 +135,8 @@ class Journal:
         with self._lock:
             firsts = list(self._segments)
             ends = [*firsts[1:], self.next][: len(firsts)]
-            # Not the one that is written to: that would make a new file for each few receipts.
-            held = self._begun if self._fd >= 0 else -1
+            # Not the one that is written to: that would make a new file for each few receipts. Nor one for people.
+            held = self._begun if self._fd >= 0 else max(firsts, default=0) if self.is_torn else -1
             gone = [first for first, end in zip(firsts, ends, strict=True) if end <= through + 1 and first != held]
             for first in gone:
                 with suppress(FileNotFoundError):

@@ -10,6 +10,7 @@ same STATE_DIR, and sent under the key that it was written for.
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -36,6 +37,9 @@ _KEY = "key"
 _LOCK = "lock"
 # Being made; no other process looks into it.
 _NEW = ".new-"
+# All that could be read of it was sent; the rest is for people.
+_TORN = ".torn-"
+log = logging.getLogger("broker.sdk")
 MAX_KEY_BYTES = 4096
 
 
@@ -67,7 +71,12 @@ class Spool:
     def close(self, *, remove: bool) -> None:
         """Let go of the folder; `remove` it when the broker has all that is in it."""
         self.journal.close()
-        if remove:
+        if remove and self.journal.is_torn:
+            # Evidence, for people: how many were in there nobody can tell.
+            log.warning("receipts at the end of %s cannot be read; it is kept as %s*", self._folder, _TORN)
+            with contextlib.suppress(OSError):
+                self._folder.rename(self._folder.with_name(f"{_TORN}{self._folder.name}"))
+        elif remove:
             shutil.rmtree(self._folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             os.close(self._lock)
@@ -107,7 +116,7 @@ def new_spool(state_dir: Path, realm: str, incarnation: str, *, max_bytes: int) 
 def has_left(state_dir: Path, realm: str) -> bool:
     """Tell whether any process kept receipts here, and may not have sent them all."""
     try:
-        return any(_home(state_dir, realm).iterdir())
+        return any(not folder.name.startswith(_TORN) for folder in _home(state_dir, realm).iterdir())
     except OSError:
         return False
 
@@ -118,7 +127,7 @@ def adopted(state_dir: Path, realm: str) -> Iterator[Spool]:
     if not home.is_dir():
         return
     for folder in sorted(home.iterdir()):
-        lock = _locked(folder) if folder.is_dir() else None
+        lock = _locked(folder) if folder.is_dir() and not folder.name.startswith(_TORN) else None
         if lock is None:
             continue
         found = None if folder.name.startswith(_NEW) else _read(folder, lock, realm)

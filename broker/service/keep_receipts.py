@@ -181,7 +181,10 @@ class KeepReceipts:
                 raise self._alarm(source, "wrong signature", kid)
         except Failure as failure:
             self._meter.receipts_refused(source.realm, failure.reason)
-            return Answer(kid, 0, failure if kid else self._alarm(source, f"unreadable: {failure.message}", kid))
+            if not kid:
+                # In the same few words whatever it was: they name a metric, too.
+                self._alarm(source, "unreadable batch", kid)
+            return Answer(kid, 0, failure)
         return _Good(source, batch, offered.signature)
 
     def _key(self, kid: str) -> tuple[ReceiptKeyRecord, ec.EllipticCurvePublicKey]:

@@ -202,7 +202,9 @@ def test_a_bad_batch_is_refused_and_takes_no_good_one_with_it(book, case):
 def test_what_a_bad_batch_was_is_told_again_after_a_while(book):
     for minutes in (0, 0, 2):
         book.clock.advance(60 * minutes)
-        book.offer((b"garbage", b""))
+        # In other words each time: neither the ledger nor a metric grows by them.
+        book.offer((b"garbage" * (minutes + len(book.meter.alarms)), b""))
+    assert set(book.meter.alarms) == {"unreadable batch"}
     assert len(book.entries(Kind.RECEIPTS_ALARMED)) == 2
     assert len(book.meter.alarms) == 3
     book.clock.advance(90 * 60)
