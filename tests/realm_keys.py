@@ -26,6 +26,7 @@ from broker.v1 import feed_pb2
 ES256 = ec.ECDSA(hashes.SHA256())
 FRAME_CONTEXT = b"broker.v1.FrameBody\x00"
 ECHO_CONTEXT = b"broker.v1.EchoBody\x00"
+KEPT_CONTEXT = b"broker.v1.ReceiptsKept\x00"
 NOW_S = 1_800_000_000
 
 
@@ -167,6 +168,16 @@ class RealmKeys:
             body=data, signature=sign(key.private, ECHO_CONTEXT + data), certificate=key.certificate
         )
         return feed_pb2.ListenResponse(echo=signed).SerializeToString()
+
+    def kept(self, *, by: CertifiedKey | None = None, context: bytes = KEPT_CONTEXT, **fields: Any) -> bytes:
+        """The answer to receipts."""
+        filled = {"realm": self.realm, "incarnation": "ledger-1", "wall_ms": self.now_s * 1000, "key": "k" * 43}
+        data = feed_pb2.ReceiptsKept(**{**filled, **fields}).SerializeToString()
+        key = by or self.feed
+        signed = feed_pb2.SignedReceiptsKept(
+            body=data, signature=sign(key.private, context + data), certificate=key.certificate
+        )
+        return feed_pb2.ListenResponse(receipts_kept=signed).SerializeToString()
 
 
 def entry(index: int, keep_s: int = 3600, **conditions: str) -> feed_pb2.FeedRevocation:
