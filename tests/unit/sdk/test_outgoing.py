@@ -70,6 +70,7 @@ def test_batches_follow_each_other_within_a_window(wire):
     assert len(wire.tick()) == WINDOW
     assert wire.tick() == []
     wire.answer(wire.batches[0].last)
+    assert wire.outgoing.waiting == 5000 - wire.batches[0].last
     assert len(wire.tick()) == 1
     while wire.outgoing.waiting:
         wire.answer(wire.batches[-1].last)
