@@ -17,6 +17,7 @@ from broker.service.ports import Clock
 # What waits to be written, and what was written just now: more denials than that in a second are not all kept.
 MOST_WAITING = 2000
 SEES_DENIALS = (Role.HARNESS, Role.PARTNER_ADMIN, Role.ADMIN, Role.AUDITOR)
+_PROBLEM = "problem-"
 # Nothing was decided, or nobody was recognised.
 _NO_DENIALS = frozenset(
     {
@@ -100,6 +101,9 @@ def _judged(
     """Return rules, remedy, and whether they are the partner's to know, by the ask that was refused."""
     policy, blocks = in_force.policy, in_force.blocks
     told = _told(failure)
+    if any(name.startswith(_PROBLEM) for name in failure.metadata):
+        # A run is told all its problems together, as its partner may know them.
+        return told, failure.hint, True
     own = [ask for ask in asks if ask.partner == caller.partner]
     if isinstance(failure, Forbidden) or not own:
         return told, failure.hint, True
@@ -113,9 +117,11 @@ def _judged(
 
 def _told(failure: Failure) -> tuple[Rule, ...]:
     """Return what the failure itself names: each of its problems, or its rule, or what it is."""
-    problems = [text for name, text in sorted(failure.metadata.items()) if name.startswith("problem-")]
-    if problems:
-        return tuple(Rule("problem", False, text) for text in problems)
+    numbered = [name for name in failure.metadata if name.startswith(_PROBLEM)]
+    if numbered:
+        return tuple(
+            Rule(name, False, failure.metadata[name]) for name in sorted(numbered, key=lambda one: (len(one), one))
+        )
     name = failure.metadata.get("limit") or failure.metadata.get("rule") or failure.metadata.get("field")
     return (Rule(name or failure.reason.lower(), False, failure.message),)
 

@@ -26,7 +26,7 @@ class Denying:
     def refused(self, method: str, caller: Caller, request: Any, failure: Failure) -> None:
         """Note that a mint or a run was refused. Does no I/O, and never fails the call again."""
         request_id = getattr(request, "request_id", "")
-        asks = _asks(caller, request)
+        asks = [] if method == "TokenService/Exchange" else _asks(caller, request)
         if asks is not None and is_request_id(request_id):
             self.book.note(caller, method, request_id, asks, failure)
 
