@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import json
+import os
+import subprocess
 import threading
 import time
 from contextlib import ExitStack
@@ -12,10 +14,12 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives import serialization
 
+from broker.edge.cli.kept_login import KeptLogin, new_key, write_login
+from broker.edge.grpc.watching import MAX_OF_ONE
 from broker.errors import ApprovalNeeded, ApprovalOver, Forbidden, Invalid
 from broker.sdk import AsyncClient, Client
 from broker.token.approval import Decision
-from broker.token.keys import thumbprint
+from broker.token.keys import public_jwk, thumbprint
 from broker.v1 import approvals_pb2 as pb
 from broker.v1 import approvals_pb2_grpc, runs_pb2, status_pb2
 from tests.asked import Person
@@ -23,7 +27,7 @@ from tests.authority import Authority
 from tests.edge.test_callers import refusal
 from tests.identified import PRINCIPALS, Identified
 from tests.issuer import Issuer
-from tests.served import request_id, wait_until
+from tests.served import BROKER, request_id, wait_until
 
 CAROL = "spiffe://lab.example/approver"
 DANA = '  - {id: dana, role: approver, person: dana, identity: {provider: sso, claims: {sub: "u-dana"}}}\n'
@@ -273,6 +277,59 @@ def test_whoever_is_nobody_any_more_watches_nothing_any_more(broker, asked):
         assert refusal(lambda: list(stream))[:2] == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
     finally:
         broker.apply(policy)
+
+
+def command(broker, *words, code=0, **environment):
+    done = subprocess.run(
+        [BROKER, *words, "-o", "json"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PATH": os.environ["PATH"], "HOME": str(broker.folder), **environment},
+    )
+    assert done.returncode == code, done.stderr
+    return json.loads(done.stdout or done.stderr)
+
+
+def test_the_command_line_asks_approves_by_certificate_and_by_login_and_opens_the_run(broker, tmp_path):
+    broker.carol()
+    papers = {
+        name: ("--endpoint", broker.endpoint, "--ca", one.ca, "--cert", one.certificate, "--cert-key", one.key)
+        for name, one in broker.papers.items()
+    }
+    wanted = ("--realm", "evaluation", "--partner", "acme", "--user", "alice", "--model", "mythos")
+    asked = command(broker, "approval", "request", "--for", "run", *wanted, *papers["acme"])
+    voted = command(broker, "approval", "approve", asked["id"], "--yes", "--sha256", asked["sha256"], *papers["carol"])
+    assert [vote["person"] for vote in voted["votes"]] == ["carol"]
+    # Dana has logged in: her token is bound to the key that is kept with it.
+    key, pem = new_key()
+    token = broker.sso.token(sub="u-dana", auth_time=int(time.time()), nonce=thumbprint(public_jwk(key.public_key())))
+    ends_at = datetime.now(UTC) + timedelta(minutes=5)
+    door = f"127.0.0.1:{broker.login_port}"
+    login = KeptLogin(door, broker.sso.url, "u-dana", ends_at, True, token, pem, broker.authority.ca)
+    home = tmp_path / "config"
+    write_login(login, home / "broker" / "login.json")
+    voted = command(broker, "approval", "approve", asked["id"], "--yes", XDG_CONFIG_HOME=str(home))
+    assert voted["state"] == "approved"
+    assert command(broker, "approval", "wait", asked["id"], *papers["acme"])["state"] == "approved"
+    run = command(broker, "run", "open", *wanted, "--approval", asked["id"], *papers["acme"])
+    minted = command(broker, "token", "mint", *wanted, "--run", run["id"], *papers["acme"])
+    assert minted["grant"] == "acme-evaluation"
+    # Spent, it is waited for in vain.
+    assert command(broker, "approval", "wait", asked["id"], *papers["acme"], code=3)["state"] == "spent"
+
+
+def test_one_harness_takes_not_all_the_streams_there_are(broker, asked):
+    stub, other = broker.approvals("acme"), broker.approvals("auditor")
+    watch = pb.WatchApprovalRequest(approval=asked)
+    streams = [stub.WatchApproval(watch, timeout=60) for _ in range(MAX_OF_ONE)]
+    assert {next(stream).approval.id for stream in streams} == {asked}
+    refused(lambda: next(stub.WatchApproval(watch, timeout=10)), "OVERLOADED")
+    assert next(other.WatchApproval(watch, timeout=10)).approval.id == asked
+    for stream in streams:
+        stream.cancel()
+    wait_until(lambda: refusal(lambda: next(stub.WatchApproval(watch, timeout=10))) is None)
 
 
 def test_p11_what_was_asked_and_approved_outlives_the_broker(broker, client, asked):

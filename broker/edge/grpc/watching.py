@@ -15,6 +15,8 @@ LOOK_EVERY_S = 0.5
 JUDGE_EVERY_S = 1.0
 LOOK_AGAIN = 10
 MAX_WATCHING = 1000
+# One harness that opens streams without end must leave room for the others.
+MAX_OF_ONE = 100
 LONGEST_S = 3600.0
 
 
@@ -28,6 +30,7 @@ class Watching:
         self._approving = approving
         self._again = again
         self._watched: Counter[str] = Counter()
+        self._watchers: Counter[str] = Counter()
         self._changed = asyncio.Condition()
         self._changes: dict[str, int] = {}
         self._hurry = asyncio.Event()
@@ -40,11 +43,12 @@ class Watching:
             Forbidden, NotFound, Unauthenticated: The caller may not know, or not any more.
             Overloaded: Too many watch.
         """
-        if self._watched.total() >= MAX_WATCHING:
+        if self._watched.total() >= MAX_WATCHING or self._watchers[caller.principal] >= MAX_OF_ONE:
             raise Overloaded("too many wait for approvals", hint="ask now and then instead: broker approval show")
         loop = asyncio.get_running_loop()
         ends_s = loop.time() + LONGEST_S
         self._watched[approval] += 1
+        self._watchers[caller.principal] += 1
         try:
             last: Shown | None = None
             while loop.time() < ends_s:
@@ -58,6 +62,9 @@ class Watching:
                 self._look()
                 await self._change(caller, approval, seen)
         finally:
+            self._watchers[caller.principal] -= 1
+            if not self._watchers[caller.principal]:
+                del self._watchers[caller.principal]
             self._watched[approval] -= 1
             if not self._watched[approval]:
                 del self._watched[approval]
