@@ -69,6 +69,7 @@ class Doorless:
                 lifetimes=Lifetimes(),
                 admins=frozenset({ADMIN}),
                 max_ttl=timedelta(days=1),
+                max_run=timedelta(days=30),
                 clock=clock,
                 meter=meter,
                 log=LogParts(LocalCheckpointKey(folder / "keys", b"a passphrase")),

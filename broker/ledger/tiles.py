@@ -77,14 +77,15 @@ def parse_tile_path(path: str) -> Tile:
 def tiles_of(size: int) -> tuple[Tile, ...]:
     """Return the tiles of hashes and the bundles of entries that a tree of `size` entries has."""
     tiles: list[Tile] = []
-    for level in (None, *range(MAX_LEVEL + 1)):
+    level: int | None = None
+    while True:
         full, rest = divmod(size >> (TILE_HEIGHT * (level or 0)), TILE_WIDTH)
         tiles += [Tile(level, index) for index in range(full)]
         if rest:
             tiles.append(Tile(level, full, rest))
-        if not full and level is not None:
-            break
-    return tuple(tiles)
+        if level is not None and not full:
+            return tuple(tiles)
+        level = 0 if level is None else level + 1
 
 
 def encode_hashes(hashes: Sequence[bytes]) -> bytes:

@@ -72,7 +72,9 @@ def run(folder: Path) -> list[Row]:
             rows.append(Row(bench, "without the tree", rate, "entries/s", more=spread(latencies)))
             ours, latencies = best["with the tree"]
             rows.append(Row(bench, "with the tree", ours, "entries/s", "without it", ours / rate, spread(latencies)))
-            rows.append(Row(bench, "what the tree takes", rate / ours, "times", wanted=WANTED))
+            # What issue 5 bounds is minting; bare appends of short entries are nothing but the ledger.
+            wanted = WANTED if bench.startswith("mint") else None
+            rows.append(Row(bench, "what the tree takes", rate / ours, "times", wanted=wanted))
         return rows
     finally:
         over.set()

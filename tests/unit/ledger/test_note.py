@@ -242,6 +242,11 @@ def test_what_is_no_key_is_refused_with_what_is_wrong(text):
         parse_vkey(text)
 
 
+def test_a_key_of_another_length_is_none():
+    with pytest.raises(Invalid, match="not an Ed25519 key"):
+        VerifierKey("name", KeyKind.NOTE, bytes(31))
+
+
 @pytest.mark.parametrize(
     "text",
     [
