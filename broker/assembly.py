@@ -55,6 +55,7 @@ from broker.service.canary import Canaries
 from broker.service.complete import Complete
 from broker.service.denials import DenialBook
 from broker.service.drill import DrillBook
+from broker.service.exchange import Exchange
 from broker.service.explain import Explain
 from broker.service.explain_path import ExplainPath
 from broker.service.explain_token import ExplainToken
@@ -74,6 +75,7 @@ from broker.service.roster import RosterKeeper
 from broker.service.run_keys import RunKeys
 from broker.service.runs import Runs
 from broker.service.spending import HoldApprovals
+from broker.service.subjects import Subjects
 from broker.service.verifiers import ForgetVerifier, ListVerifiers
 from broker.service.voting import Voting
 from broker.token.claims import MAX_LIFETIME_S
@@ -335,9 +337,18 @@ class Broker:
         list_verifiers = ListVerifiers(keeper, hub.listeners, self.policies, clock, is_sole=parts.is_sole)
         revoke = Revoke(self.ledger, self.policies, revocations, meter)
         approving = Approving(self.ledger, self.ledger.approvals, self.policies, clock, new_id=new_token_id)
+        mint = Mint(self.ledger, self.policies, self.signer, clock, new_id=new_token_id, meter=meter)
         services = Services(
             tokens=TokenService(
-                Mint(self.ledger, self.policies, self.signer, clock, new_id=new_token_id, meter=meter),
+                mint,
+                Exchange(
+                    Subjects(self.ledger, self.signer, clock),
+                    mint,
+                    self.policies,
+                    clock,
+                    new_id=new_token_id,
+                    meter=meter,
+                ),
                 self._run_proofs,
                 HoldApprovals(self.ledger.approvals),
                 signs_in_memory=parts.signs_in_memory,

@@ -20,6 +20,7 @@ from broker.errors import (
     PolicyMoved,
     ReceiptsOutOfOrder,
     RequestReused,
+    Revoked,
     RunEnded,
     StoreCorrupt,
     StoreUnavailable,
@@ -37,6 +38,7 @@ from broker.service.approval_ports import (
     RoomToAsk,
     VoteCast,
 )
+from broker.service.derivation_ports import TokenIsAlive
 from broker.service.explain_ports import KEEP_DENIALS, MOST_DENIALS, Denial
 from broker.service.limit_ports import (
     RATE_WINDOW,
@@ -95,7 +97,7 @@ from broker.service.receipt_ports import (
 )
 from broker.service.tree_ports import CheckpointRecord, TreeHead
 from broker.token.approval import decode_request
-from broker.token.revocation import Dimension, Selector
+from broker.token.revocation import Dimension, Revocation, Selector
 
 KEEP_REQUESTS = timedelta(days=8)
 _RUN_SHAPE = {Dimension.RUN, Dimension.REALM, Dimension.PARTNER}
@@ -198,6 +200,10 @@ class Disk:
             case KeyIsTrusted(kid):
                 if any(one.selector.conditions == ((Dimension.KEY, kid),) for one in self.revocations.values()):
                     raise Blocked("the key that signed the first answer is revoked")
+            case TokenIsAlive(facts, idx, since):
+                for index, record in self.revocations.items():
+                    if index >= since and Revocation(index, record.selector).kills(facts, idx):
+                        raise Revoked(f"revoked at {index}", metadata={"index": str(index)})
             case CompletionIsDue(revocation):
                 due = self.completions.get(revocation)
                 if due is None or due.entry is not None:

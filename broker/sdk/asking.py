@@ -117,6 +117,29 @@ def batch_request(specs: Sequence[Spec], user_token: str = "") -> tokens_pb2.Min
     return tokens_pb2.MintBatchRequest(request_id=new_request_id(), specs=messages, user_token=user_token)
 
 
+def exchange_request(
+    token: str,
+    *,
+    models: Sequence[str] = (),
+    lifetime_s: int | None = None,
+    binding: Bound | OwnCertificate | None = None,
+    test: str | None = None,
+    workload: str | None = None,
+) -> tokens_pb2.ExchangeRequest:
+    """Ask for a child of a token. Raises Invalid: `models` is a text."""
+    if isinstance(models, str):
+        raise Invalid("models", "must be a list of models")
+    return tokens_pb2.ExchangeRequest(
+        request_id=new_request_id(),
+        subject_token=token,
+        models=models,
+        lifetime=_duration(lifetime_s),
+        binding=None if binding is None else binding_message(binding),
+        test=test or "",
+        workload=workload or "",
+    )
+
+
 def open_request(realm: str, partner: str, models: Sequence[str], lease_s: int | None) -> runs_pb2.OpenRunRequest:
     """Ask for a run."""
     return runs_pb2.OpenRunRequest(

@@ -14,8 +14,9 @@ from broker.sdk import approvals, asking
 from broker.sdk.approvals import NOT_NOW, WAIT_S, Approval, Purpose, Waiting
 from broker.sdk.asking import Minted, OpenedRun, OwnCertificate, Spec
 from broker.sdk.async_run import AsyncRun
-from broker.sdk.channels import CHANNEL_OPTIONS, METHODS, Fields, proof_metadata
+from broker.sdk.channels import CHANNEL_OPTIONS, METHODS, ChildFields, Fields, proof_metadata
 from broker.sdk.client import TIMEOUT_S
+from broker.sdk.dpop import DpopKey
 from broker.sdk.identity import AnyIdentity, channel_credentials, endpoint_list, without_token
 from broker.sdk.retrying import Attempts
 from broker.sdk.run_key import RunKey
@@ -58,6 +59,14 @@ class AsyncClient:
         """Mint 1 to 1,000 tokens, all or none, in the order of `specs`."""
         answer = await self._call("MintBatch", asking.batch_request(specs, user_token))
         return [asking.minted(token) for token in answer.tokens]
+
+    async def exchange(self, token: str, *, holder: DpopKey | None = None, **fields: Unpack[ChildFields]) -> Minted:
+        """Mint a child of `token`, never wider than it is; `holder` is the DPoP key to which it is bound, if it is.
+
+        A token of a run is exchanged by `Run.exchange`, which proves the run's key.
+        """
+        answer = await self._call("Exchange", asking.exchange_request(token, **fields), holder=holder)
+        return asking.minted(answer.token)
 
     async def open_run(
         self, *, realm: str, partner: str, models: Sequence[str], lease_s: int | None = None
@@ -165,14 +174,21 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _call(self, name: str, request: Any, key: RunKey | None = None, run: str | None = None) -> Any:
+    async def _call(
+        self,
+        name: str,
+        request: Any,
+        key: RunKey | None = None,
+        run: str | None = None,
+        holder: DpopKey | None = None,
+    ) -> Any:
         path, answer = METHODS[name]
         attempts = Attempts(time.monotonic() + self._timeout_s)
         while True:
             channel = self._connected(by_key=run is not None)
             method: Any = channel.unary_unary(path, type(request).SerializeToString, answer.FromString)
             try:
-                metadata = proof_metadata(path, request, key, run)
+                metadata = proof_metadata(path, request, key, run, holder)
                 return await method(request, timeout=attempts.timeout_s(time.monotonic()), metadata=metadata)
             except grpc.aio.AioRpcError as failed:
                 failure = attempts.failure(failed)

@@ -6,10 +6,11 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from broker.errors import Failure, RunEnded
-from broker.sdk.asking import close_request, keep_request
+from broker.sdk.asking import Minted, close_request, exchange_request, keep_request, minted
+from broker.sdk.channels import ChildFields
 from broker.sdk.gathering import Want
 from broker.sdk.run_key import RunKey
 from broker.sdk.run_state import NOT_NOW, RunState
@@ -58,6 +59,15 @@ class AsyncRun:
             if spare is None or state.ended is not None:
                 raise
             return spare
+
+    async def exchange(self, token: str, **fields: Unpack[ChildFields]) -> Minted:
+        """Mint a child of a token of this run, never wider than it is: for a sandbox that is given this one only.
+
+        Raises:
+            Failure: As `Client.exchange`.
+        """
+        answer = await self._call("Exchange", exchange_request(token, **fields), self._state.key, self._state.id)
+        return minted(answer.token)
 
     def leave(self) -> None:
         """As `Run.leave`."""

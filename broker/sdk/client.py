@@ -13,7 +13,8 @@ import grpc
 from broker.sdk import approvals, asking
 from broker.sdk.approvals import NOT_NOW, WAIT_S, Approval, Purpose, Waiting
 from broker.sdk.asking import Minted, OpenedRun, OwnCertificate, Spec
-from broker.sdk.channels import CHANNEL_OPTIONS, METHODS, Fields, proof_metadata
+from broker.sdk.channels import CHANNEL_OPTIONS, METHODS, ChildFields, Fields, proof_metadata
+from broker.sdk.dpop import DpopKey
 from broker.sdk.identity import AnyIdentity, channel_credentials, endpoint_list, without_token
 from broker.sdk.retrying import Attempts
 from broker.sdk.run import Run
@@ -64,6 +65,14 @@ class Client:
         """Mint 1 to 1,000 tokens, all or none, in the order of `specs`."""
         answer = self._call("MintBatch", asking.batch_request(specs, user_token))
         return [asking.minted(token) for token in answer.tokens]
+
+    def exchange(self, token: str, *, holder: DpopKey | None = None, **fields: Unpack[ChildFields]) -> Minted:
+        """Mint a child of `token`, never wider than it is; `holder` is the DPoP key to which it is bound, if it is.
+
+        A token of a run is exchanged by `Run.exchange`, which proves the run's key.
+        """
+        answer = self._call("Exchange", asking.exchange_request(token, **fields), holder=holder)
+        return asking.minted(answer.token)
 
     def open_run(self, *, realm: str, partner: str, models: Sequence[str], lease_s: int | None = None) -> OpenedRun:
         """Open a run. The caller keeps and closes it; `run` does both by itself."""
@@ -167,14 +176,21 @@ class Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _call(self, name: str, request: Any, key: RunKey | None = None, run: str | None = None) -> Any:
+    def _call(
+        self,
+        name: str,
+        request: Any,
+        key: RunKey | None = None,
+        run: str | None = None,
+        holder: DpopKey | None = None,
+    ) -> Any:
         path, answer = METHODS[name]
         attempts = Attempts(time.monotonic() + self._timeout_s)
         while True:
             channel = self._connected(by_key=run is not None)
             method = channel.unary_unary(path, type(request).SerializeToString, answer.FromString)
             try:
-                metadata = proof_metadata(path, request, key, run)
+                metadata = proof_metadata(path, request, key, run, holder)
                 return method(request, timeout=attempts.timeout_s(time.monotonic()), metadata=metadata)
             except grpc.RpcError as failed:
                 call: Any = failed

@@ -9,7 +9,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from broker.errors import ConfigInvalid
+from broker.token.claims import TOKEN_TYP, decode_claims
 from broker.token.dpop import make_dpop
+from broker.token.jws import parse_jws
 from broker.token.keys import public_jwk, raw_signature, thumbprint
 
 _ES256 = ec.ECDSA(hashes.SHA256())
@@ -42,6 +44,11 @@ class DpopKey:
     def thumbprint(self) -> str:
         """What a token's `cnf.jkt` says (RFC 7638)."""
         return thumbprint(self._jwk)
+
+    def proof_for_exchange(self, path: str, token: str) -> str:
+        """Return the proof by which a broker derives a child of `token`. Raises Malformed: it is no token."""
+        unverified = decode_claims(parse_jws(token, typ=TOKEN_TYP).payload)
+        return self.proof("POST", unverified.iss + path, token)
 
     def proof(self, method: str, url: str, token: str) -> str:
         """Return the value of the header `DPoP` for one request; it is good for a minute, and once.

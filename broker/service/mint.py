@@ -34,6 +34,7 @@ from broker.service.ports import (
     Appended,
     Clock,
     Draft,
+    Guard,
     KeyIsTrusted,
     Ledger,
     RequestKey,
@@ -136,6 +137,38 @@ class Mint:
         outcome: Future[Reserved] = Future()
         self._attempt(caller, asks, request, held, outcome, attempts_left=MAX_ATTEMPTS)
         return outcome
+
+    def record(
+        self,
+        caller: Caller,
+        claims: Claims,
+        grant: str,
+        request: RequestKey,
+        *,
+        in_force: PolicyInForce,
+        at: datetime,
+        guards: tuple[Guard, ...],
+    ) -> Reserved:
+        """Record one token that was decided elsewhere under this policy, as `reserve` does. Blocks.
+
+        Raises:
+            PolicyMoved: Decide again.
+            LimitReached, SignerUnavailable, and what the guards and `Ledger.append` raise: Nothing was written.
+        """
+        slip = _Slip(claims, grant, self._key(claims.realm, at))
+        within, counted = limits_of_mint([(claims, grant)], in_force.policy, at)
+        write = Write(
+            [_draft(slip, at, request, caller.proven_by)],
+            request=request,
+            expecting=in_force.version,
+            guards=(*guards, *within),
+            effects=counted,
+        )
+        appended = self._ledger.append(write).result()
+        if appended.is_repeat:
+            return self._repeat(appended, request)
+        note_limits(appended.noted, in_force.policy, self._meter)
+        return Reserved((slip,))
 
     def finish(self, reserved: Reserved) -> list[Minted]:
         """Sign what is recorded. Blocks while the signer works. Raises SignerUnavailable."""

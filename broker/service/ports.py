@@ -15,6 +15,7 @@ from broker.service.approval_ports import (
     RoomToAsk,
     VoteCast,
 )
+from broker.service.derivation_ports import TokenIsAlive
 from broker.service.limit_ports import TokensCounted, WithinLimits
 from broker.service.proof_ports import (
     Completed,
@@ -90,6 +91,7 @@ Guard = (
     | RoomToAsk
     | ApprovalIsOpen
     | HasNotVoted
+    | TokenIsAlive
     | ReceiptKeyIsNew
     | ReceiptsFollow
 )
@@ -323,8 +325,8 @@ class Ledger(Protocol):
         Raises (through the future):
             RequestReused: The request id came before with another digest.
             PolicyMoved: `expecting` is not the version in force.
-            NotFound, RunEnded, Blocked, LimitReached, ApprovalOver, VotedAlready, RequestReused, ReceiptsOutOfOrder: A
-                guard refused.
+            NotFound, RunEnded, Revoked, Blocked, LimitReached, ApprovalOver, VotedAlready, RequestReused,
+                ReceiptsOutOfOrder: A guard refused.
             StoreFull: Too little space is left, and the write is not urgent.
             Overloaded: Too many writes wait.
             StoreUnavailable: The outcome is unknown; treat it as not done.

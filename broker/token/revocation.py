@@ -191,16 +191,29 @@ def facts_of(claims: Claims, kid: str, asked_model: str | None = None) -> Facts:
         (claims.realm,),
         (claims.partner,),
         () if claims.user is None else (claims.user,),
-        () if claims.workload is None else (claims.workload,),
+        _workloads(claims),
         (claims.env,),
         tuple({name for model in models for name in (model, bare_name(model))}),
         () if claims.run is None else (claims.run,),
         () if claims.test is None else (claims.test,),
-        (claims.jti,),
+        # What kills a token kills all that was derived from it.
+        (claims.jti, *claims.parents),
         claims.parents,
         (kid,),
         claims.labels,
     )
+
+
+def _workloads(claims: Claims) -> tuple[str, ...]:
+    """Return the workload that a token is for, and all that act or have acted with it (RFC 8693 §4.1)."""
+    found = () if claims.workload is None else (claims.workload,)
+    act: object = claims.act
+    while isinstance(act, Mapping):
+        partner, _, name = str(act.get("sub")).partition("/workload/")
+        if partner == claims.partner and name and name not in found:
+            found = (*found, name)
+        act = act.get("act")
+    return found
 
 
 def checks_of(shape: Shape) -> tuple[Callable[[str], object], ...]:

@@ -87,3 +87,27 @@ class MintBatchResponse(_message.Message):
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     tokens: _containers.RepeatedCompositeFieldContainer[MintedToken]
     def __init__(self, tokens: _Optional[_Iterable[_Union[MintedToken, _Mapping]]] = ...) -> None: ...
+
+class ExchangeRequest(_message.Message):
+    __slots__ = ("request_id", "subject_token", "models", "lifetime", "binding", "test", "workload")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    LIFETIME_FIELD_NUMBER: _ClassVar[int]
+    BINDING_FIELD_NUMBER: _ClassVar[int]
+    TEST_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    subject_token: str
+    models: _containers.RepeatedScalarFieldContainer[str]
+    lifetime: _duration_pb2.Duration
+    binding: Binding
+    test: str
+    workload: str
+    def __init__(self, request_id: _Optional[str] = ..., subject_token: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., lifetime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., binding: _Optional[_Union[Binding, _Mapping]] = ..., test: _Optional[str] = ..., workload: _Optional[str] = ...) -> None: ...
+
+class ExchangeResponse(_message.Message):
+    __slots__ = ("token",)
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    token: MintedToken
+    def __init__(self, token: _Optional[_Union[MintedToken, _Mapping]] = ...) -> None: ...

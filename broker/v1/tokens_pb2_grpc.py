@@ -45,6 +45,11 @@ class TokenServiceStub:
                 request_serializer=broker_dot_v1_dot_tokens__pb2.MintBatchRequest.SerializeToString,
                 response_deserializer=broker_dot_v1_dot_tokens__pb2.MintBatchResponse.FromString,
                 _registered_method=True)
+        self.Exchange = channel.unary_unary(
+                '/broker.v1.TokenService/Exchange',
+                request_serializer=broker_dot_v1_dot_tokens__pb2.ExchangeRequest.SerializeToString,
+                response_deserializer=broker_dot_v1_dot_tokens__pb2.ExchangeResponse.FromString,
+                _registered_method=True)
 
 
 class TokenServiceServicer:
@@ -67,6 +72,19 @@ class TokenServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Exchange(self, request, context):
+        """Derives a child from a token, never wider than its parent and than the
+        policy in force (RFC 8693). It dies with any of its ancestors. The grant
+        must allow so deep a delegation; the caller must be in the parent's
+        environment and, where the parent is bound, show that it holds it: by its
+        client certificate, or by a DPoP proof in the metadata entry `dpop`, for
+        `POST` to the issuer of the parent, `/broker.v1.TokenService/Exchange`
+        appended. Role: harness.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TokenServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -79,6 +97,11 @@ def add_TokenServiceServicer_to_server(servicer, server):
                     servicer.MintBatch,
                     request_deserializer=broker_dot_v1_dot_tokens__pb2.MintBatchRequest.FromString,
                     response_serializer=broker_dot_v1_dot_tokens__pb2.MintBatchResponse.SerializeToString,
+            ),
+            'Exchange': grpc.unary_unary_rpc_method_handler(
+                    servicer.Exchange,
+                    request_deserializer=broker_dot_v1_dot_tokens__pb2.ExchangeRequest.FromString,
+                    response_serializer=broker_dot_v1_dot_tokens__pb2.ExchangeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -136,6 +159,33 @@ class TokenService:
             '/broker.v1.TokenService/MintBatch',
             broker_dot_v1_dot_tokens__pb2.MintBatchRequest.SerializeToString,
             broker_dot_v1_dot_tokens__pb2.MintBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Exchange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/broker.v1.TokenService/Exchange',
+            broker_dot_v1_dot_tokens__pb2.ExchangeRequest.SerializeToString,
+            broker_dot_v1_dot_tokens__pb2.ExchangeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -18,10 +18,12 @@ from broker.errors import (
     Overloaded,
     PolicyMoved,
     RequestReused,
+    Revoked,
     RunEnded,
     StoreUnavailable,
 )
 from broker.ledger.entry import MAX_ENTRY_BYTES, Kind, decode_entry, leaf_hash
+from broker.service.derivation_ports import TokenIsAlive
 from broker.service.ports import (
     BlockIsSet,
     BlockLifted,
@@ -34,7 +36,7 @@ from broker.service.ports import (
     Write,
 )
 from broker.token.keys import Purpose
-from broker.token.revocation import Selector
+from broker.token.revocation import Selector, facts_of
 from tests.realm_keys import RealmKeys
 from tests.stores import BY, Home, append, assert_whole, draft, everything, failure_of, key, policy, revocation, write
 
@@ -460,3 +462,27 @@ def test_revocations_that_name_a_partner_are_found_by_it_and_no_others(home: Hom
     assert list(store.revocations(0, 10, partner="acm")) == []
     assert len(store.revocations(0, 1, partner="acme")) == 1
     assert len(store.revocations(1, 10, partner="acme")) == 2
+
+
+def test_b3_what_is_derived_from_a_token_is_refused_once_the_token_or_an_ancestor_is_revoked(store: SqlLedger) -> None:
+    claims = RealmKeys().claims(jti="token-0002", parents=("token-0001",), idx=1, user="alice", sub="acme/user/alice")
+    facts = facts_of(claims, KID)
+    since = store.head().size
+    alive = TokenIsAlive(facts, 1, since)
+    append(store, 1, revocation(token="token-0003"), guards=(alive,))
+    for selector in ({"token": "token-0002"}, {"token": "token-0001"}, {"partner": "acme"}, {"key": KID}):
+        start = store.head().size
+        assert append(store, guards=(TokenIsAlive(facts, 1, start),)).is_repeat is False
+        append(store, 1, revocation(**selector))
+        size = store.head().size
+        refused = failure_of(store.append(write(guards=(TokenIsAlive(facts, 1, start),))))
+        assert isinstance(refused, Revoked)
+        assert refused.index == size - 1
+        assert store.head().size == size
+        # What was compared before is the caller's; and a token that came later is another matter, but for its key.
+        append(store, guards=(TokenIsAlive(facts, 1, size),))
+        later = write(guards=(TokenIsAlive(facts, size, start),))
+        if "key" in selector:
+            assert isinstance(failure_of(store.append(later)), Revoked)
+        else:
+            store.append(later).result(20)

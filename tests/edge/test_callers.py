@@ -121,6 +121,7 @@ ANY = frozenset({"admin", "security", "approver", "operator", "auditor", "partne
 MAY = {
     "TokenService/Mint": {"harness"},
     "TokenService/MintBatch": {"harness"},
+    "TokenService/Exchange": {"harness"},
     "RunService/OpenRun": {"harness"},
     "RunService/KeepRun": {"harness"},
     "RunService/CloseRun": {"harness"},
@@ -165,6 +166,9 @@ CALLS = {
     "TokenService/Mint": lambda s, n: s.tokens(n).Mint(tokens_pb2.MintRequest(request_id=request_id(), spec=spec())),
     "TokenService/MintBatch": lambda s, n: s.tokens(n).MintBatch(
         tokens_pb2.MintBatchRequest(request_id=request_id(), specs=[spec(), spec()])
+    ),
+    "TokenService/Exchange": lambda s, n: s.tokens(n).Exchange(
+        tokens_pb2.ExchangeRequest(request_id=request_id(), subject_token="a.b.c")
     ),
     "RunService/OpenRun": lambda s, n: s.runs(n).OpenRun(
         runs_pb2.OpenRunRequest(request_id=request_id(), realm="evaluation", partner="acme", models=["mythos"])
@@ -324,14 +328,16 @@ def test_a_role_can_do_what_is_its_own(served, name):
     for method in sorted(CALLS):
         if WHO[name] in MAY[method]:
             found = refusal(lambda method=method: CALLS[method](served, name))
-            # That there is no such run is what a harness is told of a run that never was; no grant needs approval here.
-            is_told = found is None or found[1] == "NOT_FOUND" or "needs no approval" in found[2]
+            # That there is no such run is what a harness is told of a run that never was; no grant needs approval here;
+            # and what is exchanged is no token.
+            is_told = found is None or found[1] in {"NOT_FOUND", "MALFORMED"} or "needs no approval" in found[2]
             assert is_told, (method, found)
 
 
 EMPTY = {
     "TokenService/Mint": tokens_pb2.MintRequest(),
     "TokenService/MintBatch": tokens_pb2.MintBatchRequest(),
+    "TokenService/Exchange": tokens_pb2.ExchangeRequest(),
     "RunService/OpenRun": runs_pb2.OpenRunRequest(),
     "RunService/KeepRun": runs_pb2.KeepRunRequest(),
     "RunService/CloseRun": runs_pb2.CloseRunRequest(),
@@ -416,6 +422,12 @@ def test_b20_a_caller_of_one_partner_can_neither_act_for_nor_see_another(served)
                 tokens_pb2.MintBatchRequest(request_id=rid(), specs=[GLOBEX_OWN, each])
             )
             for each in (spec(), in_their_run, beyond_it)
+        ],
+        "TokenService/Exchange": [
+            lambda s, each=each: s.tokens("globex").Exchange(
+                tokens_pb2.ExchangeRequest(request_id=rid(), subject_token=mine.token, **each)
+            )
+            for each in ({}, {"models": ["mythos"]}, {"workload": "nightly"})
         ],
         "RunService/OpenRun": [
             lambda s: s.runs("globex").OpenRun(

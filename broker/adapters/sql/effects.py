@@ -12,7 +12,7 @@ from broker.adapters.sql.instants import ms
 from broker.adapters.sql.proving import apply_proof, must_be_due
 from broker.adapters.sql.receipts import apply_receipts, check_receipts
 from broker.adapters.sql.schema import blocks, certificates, policies, revocations, runs
-from broker.errors import Blocked, NotFound, RunEnded
+from broker.errors import Blocked, NotFound, Revoked, RunEnded
 from broker.service.approval_ports import (
     ApprovalAsked,
     ApprovalEnded,
@@ -21,6 +21,7 @@ from broker.service.approval_ports import (
     RoomToAsk,
     VoteCast,
 )
+from broker.service.derivation_ports import TokenIsAlive
 from broker.service.limit_ports import TokensCounted, WithinLimits
 from broker.service.ports import (
     BlockIsSet,
@@ -48,7 +49,7 @@ from broker.service.proof_ports import (
 )
 from broker.service.receipt_ports import ReceiptKeyEnrolled, ReceiptKeyIsNew, ReceiptsFollow, ReceiptsWritten
 from broker.token.keys import plain_certificate
-from broker.token.revocation import Dimension, Selector
+from broker.token.revocation import Dimension, Revocation, Selector
 
 _RUN_SHAPE = {Dimension.RUN, Dimension.REALM, Dimension.PARTNER}
 
@@ -76,6 +77,9 @@ _RUN = select(runs.c.partner, runs.c.realm, runs.c.is_closed, runs.c.lease_ends_
 )
 
 
+_NEWER = select(revocations.c.idx, revocations.c.selector).where(revocations.c.idx >= bindparam("since"))
+
+
 def check(connection: Connection, guard: Guard, seen: Seen) -> None:
     """Raise what the guard says unless it holds now."""
     match guard:
@@ -90,9 +94,8 @@ def check(connection: Connection, guard: Guard, seen: Seen) -> None:
         case BlockIsSet(selector):
             if connection.execute(select(blocks.c.idx).where(blocks.c.selector == selector.to_text())).first() is None:
                 raise NotFound(f"there is no block on {selector}", hint="see: broker revocations")
-        case KeyIsTrusted(kid):
-            if connection.execute(select(revocations.c.idx).where(revocations.c.kid == kid)).first() is not None:
-                raise Blocked("the key that signed the first answer is revoked", hint="make a new request")
+        case KeyIsTrusted() | TokenIsAlive():
+            _must_not_be_revoked(connection, guard)
         case CompletionIsDue(revocation):
             must_be_due(connection, revocation)
         case RoomToAsk() | ApprovalIsOpen() | HasNotVoted():
@@ -101,6 +104,19 @@ def check(connection: Connection, guard: Guard, seen: Seen) -> None:
             check_receipts(connection, guard)
         case _:
             assert_never(guard)
+
+
+def _must_not_be_revoked(connection: Connection, guard: KeyIsTrusted | TokenIsAlive) -> None:
+    if isinstance(guard, KeyIsTrusted):
+        if connection.execute(select(revocations.c.idx).where(revocations.c.kid == guard.kid)).first() is not None:
+            raise Blocked("the key that signed the first answer is revoked", hint="make a new request")
+        return
+    for row in connection.execute(_NEWER, {"since": guard.since}):
+        revocation = Revocation(row.idx, Selector.from_text(row.selector))
+        if revocation.kills(guard.facts, guard.idx):
+            raise Revoked(
+                f"the token was revoked at index {row.idx} ({revocation.selector})", metadata={"index": str(row.idx)}
+            )
 
 
 def _must_be_open(connection: Connection, guard: RunIsOpen, seen: Seen) -> None:

@@ -68,12 +68,13 @@ def mint(
         except NotGranted as denied:
             message, _ = without_hint(denied)
             raise NotGranted(message, hint=f"ask an admin, or see: {explain_command(spec)}") from denied
-    rows = [_minted(token) for token in minted]
+    rows = [minted_row(token) for token in minted]
     result = rows[0] if count is None else {"tokens": rows}
     session.output.show({**result, "request_id": request_id}, "\n".join(token.token for token in minted))
 
 
-def _minted(token: tokens_pb2.MintedToken) -> dict[str, object]:
+def minted_row(token: tokens_pb2.MintedToken) -> dict[str, object]:
+    """Return a token for `-o json`."""
     return {
         "token": token.token,
         "id": token.id,

@@ -3,6 +3,7 @@
 import click
 
 from broker.edge.cli.command import Group
+from broker.edge.cli.exchanging import exchange
 from broker.edge.cli.inspecting import inspect
 from broker.edge.cli.minting import mint
 from broker.edge.cli.verifying import verify
@@ -19,5 +20,5 @@ def token() -> None:
     """Mint, verify and inspect tokens. They are read from stdin, never from arguments."""
 
 
-for _command in (mint, verify, inspect):
+for _command in (mint, exchange, verify, inspect):
     token.add_command(_command)

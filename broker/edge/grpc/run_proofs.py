@@ -21,6 +21,7 @@ IN_A_RUN = frozenset(
     {
         "TokenService/Mint",
         "TokenService/MintBatch",
+        "TokenService/Exchange",
         "RunService/KeepRun",
         "RunService/CloseRun",
     }

@@ -8,11 +8,13 @@ from grpc.aio import ServicerContext
 
 from broker.domain.asking import Ask
 from broker.domain.policy import Role
+from broker.edge.grpc.exchanging import shown_for, wish_of
 from broker.edge.grpc.outermost import CALLER
 from broker.edge.grpc.run_proofs import RunProofs
 from broker.edge.grpc.translate import ask, minted_message, request_key
 from broker.errors import Invalid
 from broker.service.calling import Caller
+from broker.service.exchange import Exchange
 from broker.service.mint import MAX_BATCH, Mint, Minted
 from broker.service.spending import NOTHING_HELD, Held, HoldApprovals
 from broker.token.identifiers import opaque_id
@@ -25,8 +27,11 @@ SIGN_IN_LOOP = 4
 class TokenService(tokens_pb2_grpc.TokenServiceServicer):
     """Mints one token or many."""
 
-    def __init__(self, mint: Mint, run_proofs: RunProofs, hold: HoldApprovals, *, signs_in_memory: bool) -> None:
+    def __init__(
+        self, mint: Mint, exchange: Exchange, run_proofs: RunProofs, hold: HoldApprovals, *, signs_in_memory: bool
+    ) -> None:
         self._mint = mint
+        self._exchange = exchange
         self._run_proofs = run_proofs
         self._hold = hold
         self._sign_in_loop = SIGN_IN_LOOP if signs_in_memory else 0
@@ -44,6 +49,26 @@ class TokenService(tokens_pb2_grpc.TokenServiceServicer):
             raise Invalid("specs", f"{len(request.specs)} given", hint=f"ask for 1 to {MAX_BATCH} tokens")
         minted = await self._minted("TokenService/MintBatch", request, request.specs, context)
         return tokens_pb2.MintBatchResponse(tokens=[minted_message(one) for one in minted])
+
+    async def Exchange(
+        self, request: tokens_pb2.ExchangeRequest, context: ServicerContext
+    ) -> tokens_pb2.ExchangeResponse:
+        """Mint a child."""
+        caller = CALLER.get()
+        caller.must_be(Role.HARNESS)
+        key = request_key(caller, request)
+        if not request.subject_token:
+            raise Invalid("subject_token", "is empty", hint="send the token to derive from")
+        wish = wish_of(request, caller)
+        subject = await asyncio.to_thread(self._exchange.subject, caller, request.subject_token)
+        claims = subject.claims
+        if claims.run is not None:
+            await self._run_proofs.of_runs(caller, [claims.run], context, "TokenService/Exchange", request)
+        shown = shown_for(context, caller, claims)
+        minted = await asyncio.to_thread(
+            self._exchange, caller, request.subject_token, subject, wish, shown=shown, request=key
+        )
+        return tokens_pb2.ExchangeResponse(token=minted_message(minted))
 
     async def _minted(
         self,
