@@ -28,7 +28,8 @@ HOLDS = {
     "model": ["mythos", "mythos@us", "oracle", "oracle@eu"],
     "run": ["run-0001"],
     "test": ["case-7"],
-    "token": ["token-0001"],
+    # What kills a token kills what was derived from it.
+    "token": ["token-0001", "token-0091", "token-0092"],
     "parent": ["token-0091", "token-0092"],
     "key": [KID],
     "label": ["tier=gold", "where=eu"],
@@ -42,7 +43,7 @@ FAILS = {
     "model": ["oracle@us", "mythos@eu", "us", "eu", "myth"],
     "run": ["run-0002", "token-0001"],
     "test": ["case-8"],
-    "token": ["token-0002", "token-0091", "run-0001"],
+    "token": ["token-0002", "token-0093", "run-0001"],
     "parent": ["token-0001", "token-0093"],
     "key": ["A" * 43],
     "label": ["tier=lead", "where=us", "tier=gol", "gold=tier"],
