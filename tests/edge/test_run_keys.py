@@ -320,3 +320,38 @@ def test_a_run_survives_the_end_of_the_login_that_opened_it(broker, tmp_path):
             assert resumed.id == run.id
             assert resumed.token(test="case-2")
     assert not (tmp_path / "run.key").exists()
+
+
+SHARED = {"realm": "shared", "user": "alice", "workload": "nightly"}
+
+
+def test_where_a_user_must_prove_themselves_they_do_so_once_for_a_run_with_a_key(broker):
+    alice = broker.sso.token(sub="u-alice")
+    # Nobody's word is taken for her when the run is opened, key or not.
+    assert refusal(lambda: KeyedRun(broker, **SHARED))[:2] == (grpc.StatusCode.PERMISSION_DENIED, "FORBIDDEN")
+    for channel in (broker.channel("acme"), broker.login_channel(broker.github.github_token())):
+        run = KeyedRun(broker, channel=channel, user_token=alice, realm="shared")
+        assert (run.opened.user, run.opened.workload) == ("alice", "nightly")
+        assert run.call("Mint", realm="shared").token.token
+    # And with the key alone.
+    run.channel = broker.login_channel()
+    assert run.call("Mint", realm="shared").token.token
+    assert len(run.call("MintBatch", realm="shared").tokens) == 2
+
+
+def test_a_run_without_a_key_stands_for_no_users_proof(broker):
+    """Whoever speaks for the partner could name the run."""
+    request = runs_pb2.OpenRunRequest(
+        request_id=request_id(),
+        realm="shared",
+        partner="acme",
+        models=["mythos"],
+        user_token=broker.sso.token(sub="u-alice"),
+    )
+    run = broker.runs().OpenRun(request, timeout=10).run.id
+    spec = {"realm": "shared", "partner": "acme", "models": ["mythos"], "run": run}
+    mint = tokens_pb2.MintRequest(request_id=request_id(), spec=tokens_pb2.TokenSpec(**spec))
+    assert refusal(lambda: broker.tokens().Mint(mint, timeout=10))[:2] == (
+        grpc.StatusCode.PERMISSION_DENIED,
+        "FORBIDDEN",
+    )
