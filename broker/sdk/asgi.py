@@ -1,6 +1,7 @@
 """ASGI middleware for a service in front of a model: no request passes without a token for what it asks."""
 
 import asyncio
+import hashlib
 import json
 import logging
 import traceback
@@ -91,12 +92,15 @@ class BearerMiddleware:
                 body = b""
                 if self._max_body_bytes and not door.is_websocket:
                     body, receive = await self._read(receive)
-                use = await held.enter_async_context(
-                    self._verifier.use(sent.token, self._model(scope, body), proof=shown)
+                # Of what was read here, a receipt says which request it was.
+                hashed = hashlib.sha256(body).digest() if self._max_body_bytes and not door.is_websocket else None
+                use = door.use = await held.enter_async_context(
+                    self._verifier.use(sent.token, self._model(scope, body), proof=shown, request_hash=hashed)
                 )
             except Rejected as why:
                 await door.shut(why, self._verifier.realm)
                 return
+            use.count()
             scope["broker.proof"] = use.proof
             scope["headers"] = [one for one in scope["headers"] if one[0].lower() not in self._not_for_app]
             refusal = await self._serve(scope, receive, door, use)
@@ -200,6 +204,8 @@ class _Door:
         self.ended_in: list[BaseException] = []
         self._send = send
         self._has_begun = False
+        # Its receipt tells how much went out.
+        self.use: Use | None = None
 
     async def send(self, message: Message) -> None:
         """Pass a message of the application on; nothing once it is cut."""
@@ -211,6 +217,8 @@ class _Door:
         except BaseException as error:
             self._stopped(error)
             raise
+        if self.use is not None:
+            self.use.count(calls=0, size=len(message.get("body") or message.get("bytes") or message.get("text") or b""))
 
     def _stopped(self, error: BaseException) -> None:
         if self.is_cut:

@@ -80,6 +80,7 @@ class BearerInterceptor(_Guard, grpc.ServerInterceptor):
             with self._held(details, None if is_streamed else request, context) as use:
                 answer = inner(request, context)
                 _abort_if_cancelled(use, context)
+                use.count(calls=0, size=_size(answer))
                 return answer
 
         return call
@@ -91,6 +92,7 @@ class BearerInterceptor(_Guard, grpc.ServerInterceptor):
                 try:
                     for answer in answers:
                         _abort_if_cancelled(use, context)
+                        use.count(calls=0, size=_size(answer))
                         yield answer
                 finally:
                     # Not left to the garbage collector: what stands behind the stream stops now.
@@ -107,6 +109,7 @@ class BearerInterceptor(_Guard, grpc.ServerInterceptor):
                 use = held.enter_context(self._use(details, request, context))
             except Rejected as why:
                 _abort(why, context)
+            use.count()
             token = PROOF.set(use.proof)
             use.on_cancel(lambda: _later(GRACE_S, context.cancel))
             try:
@@ -132,7 +135,9 @@ class AioBearerInterceptor(_Guard, grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Any) -> Any:
             async with AsyncExitStack() as held:
                 use = await self._begin(held, details, None if is_streamed else request, context)
-                return await _or_cancelled(inner(request, context), use, context)
+                answer = await _or_cancelled(inner(request, context), use, context)
+                use.count(calls=0, size=_size(answer))
+                return answer
 
         return call
 
@@ -147,6 +152,7 @@ class AioBearerInterceptor(_Guard, grpc.aio.ServerInterceptor):
                     return
                 held.push_async_callback(answers.aclose)
                 while (answer := await _or_cancelled(anext(answers, _END), use, context)) is not _END:
+                    use.count(calls=0, size=_size(answer))
                     yield answer
 
         return call
@@ -156,6 +162,7 @@ class AioBearerInterceptor(_Guard, grpc.aio.ServerInterceptor):
             use = await held.enter_async_context(self._use(details, request, context))
         except Rejected as why:
             await _abort_aio(why, context)
+        use.count()
         PROOF.set(use.proof)
         return use
 
@@ -164,6 +171,14 @@ def _certificate(context: Any) -> ShownCertificate | None:
     """Return the client's certificate, which this server's TLS has verified, or None."""
     pems = tuple(context.auth_context().get("x509_pem_cert") or ())
     return certificate_shown(pems[0].decode("ascii", "replace")) if len(pems) == 1 else None
+
+
+def _size(answer: Any) -> int:
+    """Return how many bytes an answer has, for a receipt; 0 of one that does not say."""
+    if isinstance(answer, bytes | str):
+        return len(answer)
+    size = getattr(answer, "ByteSize", None)
+    return int(size()) if callable(size) else 0
 
 
 _END: Any = object()

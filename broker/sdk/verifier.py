@@ -209,10 +209,10 @@ class Verifier:
             ReceiptsUnkept: 503, the realm demands receipts, and they cannot be kept.
             Invalid: `request_hash` is no SHA-256.
         """
+        must_be_hash(request_hash)
         before = self._follower.state
         if not before.receipts:
             return self._admitted(token, model, proof)
-        must_be_hash(request_hash)
         try:
             accepted = self._admitted(token, model, proof)
             self._noting.accepted(accepted.claims, model, before, request_hash)

@@ -1,15 +1,18 @@
 """Receipts of a real verifier at a real broker: each use, sums, denials, ends, and closed without a place for them."""
 
+import asyncio
 import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from broker.errors import Invalid, NotAllowed, ReceiptsUnkept, Rejected, Revoked, Untrusted
 from broker.sdk import ReceiptPace, Verifier
+from broker.sdk.asgi import BearerMiddleware
 from broker.token.jws import b64url
 from broker.token.receipts import Line, What
 from tests.receipting import alarms_in, batches_in, lines_in
@@ -87,6 +90,31 @@ def test_a_use_that_lasts_tells_how_it_ended_and_what_it_carried(broker, verifie
     assert [(end.calls, end.bytes, end.reason) for end in ends] == [(3, 150, ""), (1, 0, "REVOKED")]
     # To be judged again is no further use.
     assert [end.accepted_as for end in ends] == numbers[-2:]
+
+
+def test_what_a_service_carried_is_told_by_its_middleware(broker, verifier):
+    minted = broker.mint()
+    broker.until_accepted(verifier, minted.token)
+
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for word in (b"three ", b"small ", b"words"):
+            await send({"type": "http.response.body", "body": word, "more_body": word != b"words"})
+
+    guarded = BearerMiddleware(app, verifier, lambda scope, body: "mythos", max_body_bytes=1000)
+
+    async def ask():
+        transport = httpx.ASGITransport(app=guarded)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service.example") as client:
+            headers = {"Authorization": f"Bearer {minted.token}"}
+            return await client.post("/complete", headers=headers, content=b"a prompt")
+
+    assert asyncio.run(ask()).text == "three small words"
+    until_told(verifier)
+    assert of(broker, minted.id)[-1].request_hash == b64url(hashlib.sha256(b"a prompt").digest())
+    [end] = of(broker, minted.id, What.ENDED)
+    assert (end.calls, end.bytes, end.reason) == (1, 17, "")
 
 
 def test_denials_are_summed_and_name_a_token_only_where_its_signature_is_good(broker, verifier):
