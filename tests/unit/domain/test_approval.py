@@ -182,6 +182,13 @@ def test_b15_nobody_approves_what_is_for_themselves_under_any_alias():
     assert not may("spiffe://lab.example/robert", user="eve")
 
 
+def test_b15_a_user_of_whom_the_policy_says_nothing_else_is_the_person_of_that_name():
+    """A harness speaks for bob, who has no login of his own: by his alias he approves nothing all the same."""
+    under = policy(principals=tuple(one for one in PRINCIPALS if one.id != "bob"))
+    assert "themselves" in refusal(asked(), under.principals["spiffe://lab.example/robert"], under)
+    assert not refusal(asked(user=None), under.principals["spiffe://lab.example/robert"], under)
+
+
 def test_b15_the_user_s_person_is_looked_up_as_the_policy_knows_them_now():
     other = tuple(replace(one, person="dave") if one.id == "bob" else one for one in PRINCIPALS)
     under = policy(principals=other)
