@@ -97,7 +97,12 @@ def judge(approval: Approval, policy: Policy, now: datetime) -> Judged:
 
 
 def changed_since(request: ApprovalRequest, policy: Policy) -> str:
-    """Return what of a request's grant is not as it was when it was asked for; empty when nothing is."""
+    """Return what of a request's grant or requester is not as it was when it was asked for; empty when nothing is."""
+    asked = policy.principals.get(request.requester)
+    if asked is None or (asked.role, asked.partner) != (Role.HARNESS, request.partner):
+        return f"{request.requester}, who asked, is no harness of {request.partner} any more"
+    if asked.person != request.person:
+        return f"{request.requester}, who asked, is known as somebody else by now"
     grant = policy.grant(request.grant)
     if grant is None or grant not in policy.grants_for(request.partner, request.realm):
         return f"grant {request.grant} is no longer this partner's"

@@ -136,6 +136,24 @@ def test_b15_a_request_whose_grant_demands_something_else_by_now_is_void(what):
         assert f"({what})" in why
 
 
+CI = asked().requester
+
+
+@pytest.mark.parametrize(
+    "principals",
+    [
+        [one for one in PRINCIPALS if one.id != CI],
+        [replace(one, partner="globex") if one.id == CI else one for one in PRINCIPALS],
+        [replace(one, role=Role.AUDITOR) if one.id == CI else one for one in PRINCIPALS],
+        [replace(one, person="dave") if one.id == CI else one for one in PRINCIPALS],
+    ],
+    ids=["gone", "another partner's", "another role", "somebody else"],
+)
+def test_b15_a_request_of_somebody_who_is_not_who_they_were_is_void(principals):
+    assert standing(ALICE, CAROL, under=policy(principals=principals)) is Standing.VOID
+    assert CI in changed_since(asked(), policy(principals=principals))
+
+
 # Who may vote.
 
 
