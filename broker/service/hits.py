@@ -18,20 +18,24 @@ _SINGLE = {
     Dimension.REALM: "realm",
     Dimension.PARTNER: "partner",
     Dimension.USER: "user",
-    Dimension.WORKLOAD: "workload",
     Dimension.ENVIRONMENT: "env",
     Dimension.RUN: "run",
     Dimension.TEST: "test",
-    Dimension.TOKEN: "jti",
     Dimension.KEY: "kid",
 }
-_LISTS = {Dimension.MODEL: "models", Dimension.PARENT: "parents", Dimension.LABEL: "labels"}
+_LISTS = {
+    Dimension.MODEL: "models",
+    # What kills a token kills what was derived from it.
+    Dimension.TOKEN: "parents",
+    Dimension.PARENT: "parents",
+    Dimension.LABEL: "labels",
+}
 _INTEGERS = {name: re.compile(rf'"{name}":([0-9]+)'.encode()) for name in ("exp", "idx")}
 _TEXTS = {
     name: re.compile(rf'"{name}":"([^"\\]*)"'.encode())
     for name in ("realm", "partner", "user", "workload", "run", "jti")
 }
-_ARRAYS = {name: re.compile(rf'"{name}":(\[[^\]]*\])'.encode()) for name in _LISTS.values()}
+_ARRAYS = {name: re.compile(rf'"{name}":(\[[^\]]*\])'.encode()) for name in sorted(set(_LISTS.values()))}
 MAX_NAMES = 100
 
 
@@ -122,13 +126,23 @@ def _containing(selector: Selector) -> list[bytes]:
     texts = []
     for dimension, value in selector.conditions:
         name = _SINGLE.get(dimension)
-        # A model's name also matches its instances, which begin with it.
-        texts.append(f'"{name}":{json.dumps(value)}' if name is not None else json.dumps(value)[:-1])
+        if name is not None:
+            texts.append(f'"{name}":{json.dumps(value)}')
+        elif dimension is Dimension.WORKLOAD:
+            # Who acts is spelled with the partner before it.
+            texts.append(f'{value}"')
+        else:
+            # A model's name also matches its instances, which begin with it.
+            texts.append(json.dumps(value)[:-1])
     return [text.encode() for text in texts]
 
 
 def _lists_match(selector: Selector, entry: bytes) -> bool:
     for dimension, value in selector.conditions:
+        if dimension is Dimension.WORKLOAD:
+            acts = f'"sub":"{_text("partner", entry)}/workload/{value}"'
+            if value != _text("workload", entry) and acts.encode() not in entry:
+                return False
         name = _LISTS.get(dimension)
         if name is None:
             continue
@@ -136,6 +150,8 @@ def _lists_match(selector: Selector, entry: bytes) -> bool:
         values = json.loads(found[1]) if found is not None else []
         if dimension is Dimension.MODEL:
             values = [spelling for model in values for spelling in (model, bare_name(model))]
+        if dimension is Dimension.TOKEN:
+            values = [_text("jti", entry), *values]
         if value not in values:
             return False
     return True

@@ -1,5 +1,6 @@
 """A stolen bound token is useless: a real broker, and services in front of a model by gRPC and by HTTP."""
 
+import asyncio
 import base64
 import ssl
 import threading
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from urllib.parse import quote
 
 import grpc
+import grpc.aio
 import httpx
 import pytest
 import uvicorn
@@ -19,7 +21,7 @@ from broker.sdk import Client, DpopKey, Spec
 from broker.sdk.asgi import BearerMiddleware
 from broker.sdk.asking import OwnCertificate
 from broker.sdk.failures import failure_of
-from broker.sdk.grpc_interceptor import PROOF, BearerInterceptor
+from broker.sdk.grpc_interceptor import PROOF, AioBearerInterceptor, BearerInterceptor
 from broker.token.binding import Bound, Method, ShownCertificate
 from broker.token.claims import TOKEN_TYP, decode_claims
 from broker.token.jws import parse_jws
@@ -184,6 +186,41 @@ def test_a_stolen_token_that_is_bound_to_a_certificate_is_useless_at_a_grpc_serv
         with pytest.raises(grpc.RpcError) as caught:
             ask("globex", ("authorization", f"Bearer {bound.text}"))
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_a_stolen_token_that_is_bound_to_a_certificate_is_useless_at_a_grpc_service_of_asyncio(
+    served, client, verifier
+):
+    bound = minted(client, OwnCertificate(), "max")
+    served.until_accepted(verifier, minted(client, None).text)
+    own = served.authority.server("aio-service")
+
+    async def answer(*_):
+        return PROOF.get().claims.jti.encode()
+
+    async def asked():
+        server = grpc.aio.server(interceptors=(AioBearerInterceptor(verifier, lambda *_: "mythos"),))
+        handlers = {"Ask": grpc.unary_unary_rpc_method_handler(answer)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("models.Models", handlers),))
+        credentials = grpc.ssl_server_credentials(
+            [(own.key.read_bytes(), own.certificate.read_bytes())], own.ca.read_bytes(), require_client_auth=True
+        )
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+        await server.start()
+        found = []
+        for name in ("acme", "globex"):
+            async with grpc.aio.secure_channel(f"127.0.0.1:{port}", served.identity(name).credentials()) as channel:
+                try:
+                    call = channel.unary_unary(CALL)(
+                        b"", metadata=(("authorization", f"Bearer {bound.text}"),), timeout=10
+                    )
+                    found.append((await call).decode())
+                except grpc.aio.AioRpcError as refused:
+                    found.append(failure_of(refused).reason)
+        await server.stop(None)
+        return found
+
+    assert asyncio.run(asked()) == [bound.id, "NOT_HOLDER"]
 
 
 def test_a_stolen_token_that_is_bound_to_a_key_is_useless_at_a_grpc_service(served, client, verifier, key):

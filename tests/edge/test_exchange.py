@@ -1,5 +1,6 @@
 """Children of tokens, by a real broker and a real verifier (RFC 8693): B2, B3."""
 
+import asyncio
 import json
 import subprocess
 import threading
@@ -8,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from broker.errors import Revoked
-from broker.sdk import Client, DpopKey
+from broker.errors import Invalid, Revoked
+from broker.sdk import AsyncClient, Client, DpopKey
 from broker.sdk.asking import OwnCertificate
 from broker.sdk.failures import failure_of
 from broker.token.binding import Bound, Method
 from broker.token.claims import TOKEN_TYP, decode_claims
 from broker.token.jws import parse_jws
-from broker.v1 import tokens_pb2
+from broker.v1 import revocations_pb2, selector_pb2, tokens_pb2
 from tests.realm_keys import RealmKeys
 from tests.served import BROKER, POLICY, Served, request_id
 from tests.waiting import eventually
@@ -105,6 +106,22 @@ def test_a_child_dies_with_any_ancestor_and_nothing_more_is_derived(served, clie
             )
         else:
             verifier.verify(one.text, "mythos")
+
+
+def test_a_revocation_tells_how_many_children_it_hits(served, client):
+    parent = served.mint()
+    client.exchange(client.exchange(parent.token, workload="sandbox").text, workload="nightly")
+
+    def hit(**selector):
+        request = revocations_pb2.RevokeRequest(
+            request_id=request_id(), selector=selector_pb2.Selector(**selector), reason="a test", dry_run=True
+        )
+        [told] = served.revocations().Revoke(request, timeout=30)
+        return told.preview.tokens
+
+    assert (hit(token=parent.id), hit(parent=parent.id)) == (3, 2)
+    # The first child is sandbox's, and it has acted in the second.
+    assert hit(token=parent.id, workload="sandbox") == 2
 
 
 def test_b3_a_repeated_request_gives_the_same_child_and_another_one_under_its_id_is_refused(served):
@@ -222,6 +239,27 @@ def test_a_child_of_a_run_is_of_the_run_and_ends_with_it(served, client, verifie
         # The run has a key: without a proof of it nothing is derived from what is of the run.
         assert refusal(lambda: asked(served, parent))[0] == "RUN_PROOF_REFUSED"
     eventually(lambda: is_dead(verifier, child.text), "the child is dead")
+
+
+def test_asyncio_derives_as_threads_do(served):
+    key = DpopKey()
+
+    async def derive():
+        async with AsyncClient.connect(served.endpoint, identity=served.identity("acme")) as client:
+            spec = {"realm": "evaluation", "partner": "acme", "user": "alice", "models": ["mythos"]}
+            parent = await client.mint(**spec, binding=Bound(Method.DPOP, key.thumbprint))
+            child = await client.exchange(parent.text, holder=key, lifetime_s=30)
+            async with client.run(realm="evaluation", partner="acme", models=["mythos"], user="alice") as run:
+                of_run = await run.exchange(await run.token(), models=["mythos@a"])
+            return parent, child, of_run, run.id
+
+    parent, child, of_run, run = asyncio.run(derive())
+    assert claims_of(child.text).parents == (parent.id,)
+    assert (claims_of(of_run.text).run, claims_of(of_run.text).models) == (run, ("mythos@a",))
+    with pytest.raises(Invalid, match="list"):
+        asyncio.run(
+            AsyncClient.connect(served.endpoint, identity=served.identity("acme")).exchange("a", models="mythos")
+        )
 
 
 def test_b2_what_the_policy_takes_back_no_child_gets(served):

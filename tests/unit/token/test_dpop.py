@@ -2,12 +2,13 @@
 
 import json
 import random
+import time
 
 import pytest
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from broker.errors import Invalid, Malformed, NotHolder
+from broker.errors import ConfigInvalid, Invalid, Malformed, NotHolder
 from broker.sdk.dpop import DpopKey
 from broker.token.binding import Bound, Method, ShownCertificate, ShownProof, bound_of, check_holder
 from broker.token.dpop import (
@@ -235,9 +236,19 @@ def test_p7_with_no_room_to_remember_a_proof_is_refused_and_later_there_is_room(
     assert len(seen) == 1
 
 
-def test_a_key_of_another_curve_or_file_makes_no_proofs(tmp_path):
-    from broker.errors import ConfigInvalid
+def test_a_key_that_is_kept_in_a_file_makes_the_same_proofs(tmp_path):
+    plain = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (tmp_path / "key.pem").write_bytes(KEY.private_bytes(*plain))
+    loaded = DpopKey.load(tmp_path / "key.pem")
+    assert loaded.thumbprint == thumbprint(JWK)
+    now_s = int(time.time())
+    assert check(loaded.proof("POST", URL, TOKEN), earliest_s=now_s, latest_s=now_s).key == thumbprint(JWK)
+    (tmp_path / "rsa.pem").write_bytes(rsa.generate_private_key(65537, 2048).private_bytes(*plain))
+    with pytest.raises(ConfigInvalid):
+        DpopKey.load(tmp_path / "rsa.pem")
 
+
+def test_a_key_of_another_curve_or_file_makes_no_proofs(tmp_path):
     with pytest.raises(ConfigInvalid):
         DpopKey(ec.generate_private_key(ec.SECP384R1()))
     (tmp_path / "key.pem").write_text("no key")
