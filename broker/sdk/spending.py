@@ -4,18 +4,21 @@ import threading
 from collections.abc import Callable
 
 from broker.errors import UsedUp
-from broker.token.claims import Claims
+from broker.token.claims import MAX_LIFETIME_S, Claims
 
 SWEEP_FIRST = 1024
 
 
 class Spending:
-    """Counts uses by token id. Safe for threads. What has expired is forgotten as the rest grows."""
+    """Counts uses by token id. Safe for threads. What has expired is forgotten as the rest grows.
+
+    A token and all that were derived from it are counted together, or children would multiply its uses.
+    """
 
     def __init__(self, now_s: Callable[[], float | None]) -> None:
         self._now_s = now_s
         self._turn = threading.Lock()
-        # Token id to uses so far and the end of its life.
+        # Id of the first token to uses so far, and until when they matter.
         self._spent: dict[str, tuple[int, int]] = {}
         self._sweep_at = SWEEP_FIRST
 
@@ -27,13 +30,16 @@ class Spending:
         if claims.uses is None:
             return
         with self._turn:
-            used, _ = self._spent.get(claims.jti, (0, 0))
+            first = claims.parents[0] if claims.parents else claims.jti
+            used, keep_until = self._spent.get(first, (0, 0))
             if used >= claims.uses:
                 raise UsedUp(
                     f"the token may be used {claims.uses} times at a verifier, and was",
                     metadata={"uses": str(claims.uses)},
                 )
-            self._spent[claims.jti] = (used + 1, claims.exp)
+            # How long the first one lives, its children do not say.
+            ends = claims.iat + MAX_LIFETIME_S if claims.parents else claims.exp
+            self._spent[first] = (used + 1, max(keep_until, ends))
             if len(self._spent) >= self._sweep_at:
                 self._sweep()
 

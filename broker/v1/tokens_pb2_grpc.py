@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class TokenServiceStub:
-    """Mints tokens. Role: harness, for its own partner and environment.
+    """Mints tokens. Role: harness, for its own partner and environment. In a run
+    with a key each call proves the key, as RunService says; a batch is then in
+    one run.
     """
 
     def __init__(self, channel):
@@ -53,7 +55,9 @@ class TokenServiceStub:
 
 
 class TokenServiceServicer:
-    """Mints tokens. Role: harness, for its own partner and environment.
+    """Mints tokens. Role: harness, for its own partner and environment. In a run
+    with a key each call proves the key, as RunService says; a batch is then in
+    one run.
     """
 
     def Mint(self, request, context):
@@ -112,7 +116,9 @@ def add_TokenServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TokenService:
-    """Mints tokens. Role: harness, for its own partner and environment.
+    """Mints tokens. Role: harness, for its own partner and environment. In a run
+    with a key each call proves the key, as RunService says; a batch is then in
+    one run.
     """
 
     @staticmethod

@@ -63,7 +63,9 @@ class TokenService(tokens_pb2_grpc.TokenServiceServicer):
         subject = await asyncio.to_thread(self._exchange.subject, caller, request.subject_token)
         claims = subject.claims
         if claims.run is not None:
-            await self._run_proofs.of_runs(caller, [claims.run], context, "TokenService/Exchange", request)
+            [run] = await self._run_proofs.of_runs(caller, [claims.run], context, "TokenService/Exchange", request)
+            if run.key is not None:
+                key = replace(key, proof=self._run_proofs.id_of(context))
         shown = shown_for(context, caller, claims)
         minted = await asyncio.to_thread(
             self._exchange, caller, request.subject_token, subject, wish, shown=shown, request=key

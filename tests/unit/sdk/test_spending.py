@@ -103,3 +103,29 @@ def test_t11_the_number_of_uses_has_one_spelling():
     for wrong in (0, -1, True, 1.0, "3", 2**53):
         with pytest.raises(Malformed):
             KEYS.claims(uses=wrong)
+
+
+def test_children_do_not_multiply_the_uses_of_their_parent():
+    spending = Spending(lambda: 0.0)
+    child, other = (replace(LIMITED, jti=f"child-{name}-0001", parents=(LIMITED.jti,)) for name in "ab")
+    grandchild = replace(LIMITED, jti="grandchild-0001", parents=(LIMITED.jti, child.jti), uses=2)
+    spending.spend(child)
+    spending.spend(grandchild)
+    with pytest.raises(UsedUp):
+        spending.spend(grandchild)
+    spending.spend(other)
+    for each in (LIMITED, child, other):
+        with pytest.raises(UsedUp):
+            spending.spend(each)
+    spending.spend(replace(LIMITED, jti="another-token"))
+
+
+def test_what_a_child_used_is_remembered_as_long_as_its_parent_can_live():
+    now_s = [0.0]
+    spending = Spending(lambda: now_s[0])
+    spending.spend(replace(LIMITED, jti="child-0001", parents=(LIMITED.jti,), uses=1))
+    now_s[0] = float(LIMITED.exp + 10)
+    for number in range(SWEEP_FIRST):
+        spending.spend(replace(LIMITED, jti=f"token-{number:08}"))
+    with pytest.raises(UsedUp):
+        spending.spend(replace(LIMITED, uses=1))
