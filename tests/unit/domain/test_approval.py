@@ -207,6 +207,14 @@ def test_b15_a_user_of_whom_the_policy_says_nothing_else_is_the_person_of_that_n
     assert not refusal(asked(user=None), under.principals["spiffe://lab.example/robert"], under)
 
 
+def test_b15_who_asked_and_is_gone_gains_all_the_same():
+    assert interested(asked(requester="gone", person="zoe"), POLICY) == {"zoe", "bob"}
+
+
+def test_only_what_waits_or_is_approved_goes_on():
+    assert [one for one in Standing if not one.is_over] == [Standing.WAITING, Standing.APPROVED]
+
+
 def test_b15_the_user_s_person_is_looked_up_as_the_policy_knows_them_now():
     other = tuple(replace(one, person="dave") if one.id == "bob" else one for one in PRINCIPALS)
     under = policy(principals=other)
