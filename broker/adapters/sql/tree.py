@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy import Connection, Engine, delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from broker.adapters.sql.engine import for_writing
 from broker.adapters.sql.failing import engine_errors
@@ -60,21 +61,18 @@ class SqlCheckpoints:
         """As the port says."""
         of_that_size = select(checkpoints).where(checkpoints.c.size == record.size)
         with engine_errors(), for_writing(self._engine).begin() as connection:
-            # Whoever keeps one holds the head: of two brokers the second finds the first one's.
-            connection.execute(select(head.c.id).with_for_update())
-            row = connection.execute(of_that_size).first()
-            if row is not None:
-                return _record(row)
-            connection.execute(
-                insert(checkpoints).values(
-                    size=record.size, note=record.note, at_ms=ms(record.at), is_settled=record.is_settled
-                )
+            # Without a lock on the head: no append of another broker waits for this.
+            dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+            statement: Any = dialect.insert(checkpoints).values(
+                size=record.size, note=record.note, at_ms=ms(record.at), is_settled=record.is_settled
             )
+            connection.execute(statement.on_conflict_do_nothing(index_elements=["size"]))
+            kept = _record(connection.execute(of_that_size).one())
             oldest = (
                 select(checkpoints.c.size).order_by(checkpoints.c.size.desc()).offset(KEEP_CHECKPOINTS).limit(1)
             ).scalar_subquery()
             connection.execute(delete(checkpoints).where(checkpoints.c.size <= oldest))
-        return record
+        return kept
 
     def settle(self, size: int, cosignatures: Sequence[NoteSignature]) -> None:
         """As the port says."""

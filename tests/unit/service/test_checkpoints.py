@@ -94,6 +94,27 @@ def test_several_brokers_publish_one_log(world):
         assert world.opened(world.disk.checkpoints[size]).root == naive_root(world.disk.entries[:size])
 
 
+def test_a_broker_that_is_overtaken_while_it_publishes_raises_no_false_alarm(world):
+    another = World()
+    another.take(world.disk)
+    inner = world.ledger.tree
+
+    class Overtaken:
+        tile = inner.tile
+
+        def head(self):
+            head = inner.head()
+            append(another.ledger, 3)
+            another.publish.publish()
+            return head
+
+    world.publish.publish()
+    append(world.ledger, 1)
+    world.publish._tree = Overtaken()
+    assert world.publish.publish().size == 2
+    assert world.publish.served().size == 5
+
+
 def test_p10_a_truncated_ledger_gets_no_checkpoint(world):
     append(world.ledger, 5)
     world.publish.publish()

@@ -275,6 +275,34 @@ def test_p10_two_requests_at_once_never_take_a_witness_back(tmp_path):
     assert kept.size == max(sizes) == records[-1].size
 
 
+def test_p10_a_request_that_comes_while_another_is_signed_waits_for_it(tmp_path):
+    """The same race, step by step."""
+    world = World()
+    small, large = (world.publish.publish(), append(world.ledger, 4), world.publish.publish())[::2]
+    witness = Watching(tmp_path / "w", world.publish.keys())
+    overtaken = threading.Event()
+    answers = []
+
+    def overtake():
+        answers.append(witness.add_checkpoint(AddCheckpoint(0, (), large.note.encode())))
+        overtaken.set()
+
+    thread = threading.Thread(target=overtake)
+    sign = witness.store._cosign
+
+    def slowly(text):
+        if text in small.note:
+            thread.start()
+            overtaken.wait(0.5)
+        return sign(text)
+
+    witness.store._cosign = slowly
+    assert isinstance(witness.add_checkpoint(AddCheckpoint(0, (), small.note.encode())), Cosigned)
+    thread.join(10)
+    assert answers == [Behind(small.size)]
+    assert parse_checkpoint(parse_note(witness.last(world.publish.origin)).text).size == small.size
+
+
 def test_p11_a_witness_remembers_what_it_signed_when_it_starts_again(watched):
     record, _ = watched.go_on(3)
     witness = watched.witnesses[0]
