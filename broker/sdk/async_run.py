@@ -122,7 +122,9 @@ class AsyncRun:
     def _is_split(self, failure: Failure, batch: "dict[Want, asyncio.Future[str]]") -> bool:
         state = self._state
         state.is_over(failure)
-        return state.is_batch_limit(failure) and state.gathering.too_many(batch)
+        if state.is_batch_limit(failure):
+            return state.gathering.too_many(batch)
+        return state.gathering.trim(batch, state.room(failure), failure)
 
     async def _asked(self, wants: Sequence[Want], asked_s: float) -> list[str]:
         state = self._state

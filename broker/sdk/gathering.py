@@ -138,6 +138,18 @@ class Gathering(Generic[F]):
             if not future.done():
                 future.set_exception(failure)
 
+    def trim(self, batch: dict[Want, F], room: int, failure: BaseException) -> bool:
+        """Ask again for as many as there is room for, and give the others the failure; False: for none there is."""
+        if not 0 < room < len(batch):
+            return False
+        wants = list(batch)
+        self.failed({want: batch[want] for want in wants[room:]}, failure)
+        first = {want: batch[want] for want in wants[:room]}
+        for want in first:
+            del self._flying[want]
+        self._waiting = {**first, **self._waiting}
+        return True
+
     def too_many(self, batch: dict[Want, F]) -> bool:
         """Ask for fewer at once from now on, these again; return False when one alone is too many."""
         if len(batch) <= 1:

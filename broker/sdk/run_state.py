@@ -24,6 +24,7 @@ from broker.token.binding import Bound
 from broker.token.identifiers import identifier, model_name
 from broker.v1 import runs_pb2, tokens_pb2
 
+MAX_DIGITS = 9
 # No new token can be had for a while, for no fault of whoever asks: one that is due for renewal does meanwhile.
 NOT_NOW = (StoreUnavailable, StoreFull, SignerUnavailable, ClockAstray, Overloaded)
 
@@ -136,6 +137,11 @@ class RunState(Generic[F]):
     def is_batch_limit(self, failure: Failure) -> bool:
         """Tell whether fewer at once might be had."""
         return isinstance(failure, LimitReached) and failure.metadata.get("limit") == "batch"
+
+    def room(self, failure: Failure) -> int:
+        """Return for how many more tokens a limit has room, as the broker told with a refusal."""
+        text = failure.metadata.get("room", "") if isinstance(failure, LimitReached) else ""
+        return int(text) if text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS else 0
 
     def is_over(self, failure: Failure) -> bool:
         """Take note of a failure, and tell whether it means that the run is over."""

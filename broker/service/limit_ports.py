@@ -57,7 +57,7 @@ class Limit:
 class WithinLimits:
     """Guard: with what is wanted, no limit is exceeded at `at`. Refused with `LimitReached` for the first that is.
 
-    The metadata name the limit (`limit`), whose it is (`scope`), `most` and `wanted`; `retry_after_s` is set
+    The metadata name the limit (`limit`), whose it is (`scope`), `most`, `wanted` and `room`; `retry_after_s` is set
     where tokens leave the minute, or come to their end, and make room for as many as are wanted.
     Tokens of a closed or lapsed run are not live. A token that was revoked otherwise counts until its end.
     """
@@ -103,6 +103,7 @@ def limit_reached(limit: Limit, used: int, wait_s: float | None) -> LimitReached
             "scope": limit.scope.text,
             "most": str(limit.most),
             "wanted": str(limit.wanted),
+            "room": str(max(0, limit.most - used)),
             **({} if limit.scope.grant is None else {"grant": limit.scope.grant}),
         },
         retry_after_s=wait_s,

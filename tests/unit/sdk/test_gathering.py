@@ -112,6 +112,19 @@ def test_who_no_longer_waits_is_left_alone():
     gathering.failed(gathering.take(), LookupError("no"))
 
 
+def test_as_many_as_there_is_room_for_are_asked_for_again():
+    gathering = Gathering()
+    futures, _ = waiting(gathering, wants(10))
+    full = LookupError("room for 4")
+    assert gathering.trim(gathering.take(), 4, full)
+    assert [future.done() for future in futures.values()] == [False] * 4 + [True] * 6
+    batch = gathering.take()
+    assert len(batch) == 4
+    for room in (0, -1, 4, 5):
+        assert not gathering.trim(batch, room, full)
+    gathering.landed(batch, [TOKEN] * 4)
+
+
 def test_fewer_are_asked_for_where_so_many_are_refused():
     gathering = Gathering()
     futures, _ = waiting(gathering, wants(10))

@@ -152,6 +152,14 @@ def test_what_means_that_a_run_is_over():
     assert not run.is_over(LimitReached("full", metadata={"limit": "batch"}))
     assert run.is_batch_limit(LimitReached("full", metadata={"limit": "batch"}))
     assert not run.is_batch_limit(LimitReached("full", metadata={"limit": "live_tokens"}))
+    assert run.room(LimitReached("full", metadata={"room": "7"})) == 7
+    for failure in (
+        LimitReached("full"),
+        LimitReached("full", metadata={"room": "-1"}),
+        LimitReached("full", metadata={"room": "9" * 100}),
+        NotFound("x", metadata={"room": "7"}),
+    ):
+        assert run.room(failure) == 0
     ended = NotFound("there is no such run of yours")
     assert run.is_over(ended)
     assert run.is_over(RunEnded("closed"))
