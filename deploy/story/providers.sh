@@ -20,6 +20,8 @@ subject() { # what Vault calls somebody in each token, and will never call anybo
   bao write -format=json "auth/userpass/login/$1" password=try |
     python3 -c 'import json, sys; print(json.load(sys.stdin)["auth"]["entity_id"])'
 }
+# Vault takes its own file with it when it ends.
+cp "$BAO_CACERT" providers-ca.pem
 client=$(bao read -field=client_id identity/oidc/client/broker)
 sed -e "s/@ALICE@/$(subject alice)/" -e "s/@CAROL@/$(subject carol)/" -e "s/@CI@/$(subject ci)/" \
   -e "s/@CLIENT@/$client/" -e "s#@VAULT@#$BAO_ADDR#" "$here/policy.yaml" > policy.yaml

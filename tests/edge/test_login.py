@@ -136,7 +136,7 @@ def test_who_has_to_have_logged_in_a_moment_ago_asks_the_provider_to_ask(broker,
     assert human.log_in("--no-browser", "--fresh", browse=human.browser)[0] == 0
     first, fresh = broker.sso.logins.values()
     assert (first.get("prompt"), first["max_age"]) == (None, "86400")
-    assert (fresh["prompt"], fresh["max_age"]) == ("login", "0")
+    assert (fresh["prompt"], fresh["max_age"]) == ("login", "60")
     assert human.run("login", "--device", "--fresh").returncode == 2
 
 

@@ -170,6 +170,17 @@ class Settings:
             raise Unusable(f"{path} is not an EC P-256 key", reason="FILE", hint="approve with a certificate of one")
         return key, False
 
+    def _by_certificate(self, choose: Choose, *, by_key: bool) -> tuple[str, AnyIdentity]:
+        """Return where to call and who to be; a run's key needs nobody else, where the context knows the login door."""
+        try:
+            return self.address(), self.identity(choose)
+        except Misused:
+            context = self._context_or_none()
+            is_asked_for = self.cert is not None or self.key is not None or self.name is not None
+            if not by_key or is_asked_for or context is None or context.login.endpoint is None:
+                raise
+            return self.endpoint or context.login.endpoint, KeyIdentity(self.ca_or_none())
+
     @contextmanager
     def connect(self, choose: Choose, *, by_key: bool = False) -> Iterator["Broker"]:
         """Yield the broker, as who is logged in, else as the identity chosen; nothing is sent before the first call.
@@ -179,7 +190,7 @@ class Settings:
         by_token = self._by_token(by_key=by_key)
         address: str
         identity: AnyIdentity
-        address, identity = (self.address(), self.identity(choose)) if by_token is None else by_token
+        address, identity = self._by_certificate(choose, by_key=by_key) if by_token is None else by_token
         credentials = identity.credentials()
         try:
             channel = grpc.secure_channel(address, credentials, options=_OPTIONS)

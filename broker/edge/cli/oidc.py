@@ -85,7 +85,8 @@ class Provider:
                     "nonce": self._nonce,
                     "code_challenge": _s256(verifier),
                     "code_challenge_method": "S256",
-                    **({"prompt": "login", "max_age": "0"} if is_fresh else {"max_age": str(MAX_AGE_S)}),
+                    # Not 0, which some providers take for no number.
+                    **({"prompt": "login", "max_age": "60"} if is_fresh else {"max_age": str(MAX_AGE_S)}),
                 }
             )
             endpoint = self._endpoint("authorization_endpoint")
