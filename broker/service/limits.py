@@ -1,10 +1,10 @@
 """Which limits a write must keep, and what it counts for them, by the policy that allowed it."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from broker.domain.policy import Grant, Policy, Quota
+from broker.domain.policy import NO_QUOTA, Grant, Limits, Policy, Quota
 from broker.errors import LimitReached
 from broker.service.enforcing import Demand, enforce
 from broker.service.limit_ports import Count, Counted, Limit, Scope, TokensCounted, WithinLimits, subject_of
@@ -14,9 +14,13 @@ from broker.token.claims import Claims
 Minting = tuple[tuple[WithinLimits, ...], tuple[TokensCounted, ...]]
 """Guards and effects to add to a write; empty where nobody set a limit, who then pays nothing for it."""
 
+NO_LIMITS = Limits()
 
-def limits_of_mint(tokens: Iterable[tuple[Claims, str]], policy: Policy, now: datetime) -> Minting:
+
+def limits_of_mint(tokens: Sequence[tuple[Claims, str]], policy: Policy, now: datetime) -> Minting:
     """Return what the store must count for these tokens, each with the id of the grant that allows it."""
+    if not any(_counts(policy, grant, partner) for grant, partner in {(grant, c.partner) for c, grant in tokens}):
+        return (), ()
     limits: Counter[tuple[Counted, int, Scope, str | None, bool]] = Counter()
     counts: Counter[tuple[Scope, int, str | None]] = Counter()
     runs: Counter[str] = Counter()
@@ -37,6 +41,7 @@ def limits_of_mint(tokens: Iterable[tuple[Claims, str]], policy: Policy, now: da
             limits[Counted.TOKENS_PER_RUN, most, Scope(grant=grant.id), run, grant.is_audit_only] += tokens_alike
             runs[run] += tokens_alike
     if not limits:
+        # Of runs alone, and these tokens are of none.
         return (), ()
     effect = TokensCounted(
         tuple(Count(scope, many, datetime.fromtimestamp(exp, UTC), run) for (scope, exp, run), many in counts.items()),
@@ -65,6 +70,14 @@ def note_limits(noted: Iterable[LimitReached], policy: Policy, meter: Meter) -> 
         grant = policy.grant(reached.metadata.get("grant", ""))
         if grant is not None and grant.is_audit_only:
             enforce(grant, Demand(reached.metadata["limit"]), reached, meter)
+
+
+def _counts(policy: Policy, grant_id: str, partner: str) -> bool:
+    """Tell whether anybody limits what is minted under this grant: most policies do not, and pay nothing for it."""
+    known, grant = policy.partners.get(partner), policy.grant(grant_id)
+    own = NO_LIMITS if grant is None else grant.limits
+    quotas = (NO_QUOTA if known is None else known.quota, own.all, own.user)
+    return own.tokens_per_run is not None or any(quota is not NO_QUOTA and quota != NO_QUOTA for quota in quotas)
 
 
 def _scopes(
