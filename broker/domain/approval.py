@@ -128,6 +128,21 @@ def demands_of(grant: Grant) -> Mapping[str, str | int]:
     }
 
 
+def told_of(request: ApprovalRequest) -> dict[str, object]:
+    """Return what each ledger entry about a request says of it, by the names that a run's entries use."""
+    told = {
+        "approval": request.id,
+        "realm": request.realm,
+        "partner": request.partner,
+        "models": list(request.models),
+        "user": request.user,
+        "workload": request.workload,
+        "environment": request.environment,
+        "grant": request.grant,
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
 def _counted(approval: Approval, policy: Policy) -> Iterator[Vote]:
     request = approval.request
     closes_at = request.created_at + timedelta(seconds=request.window_s)

@@ -10,6 +10,7 @@ from broker.domain.approval import (
     Standing,
     demands_of,
     judge,
+    told_of,
 )
 from broker.domain.asking import UNRECOGNISED, Ask
 from broker.domain.decision import Allowed
@@ -97,7 +98,7 @@ class Approving:
             now = self._clock.now()
             asked = self._asked(caller, wish, in_force, now)
             document = encode_request(asked)
-            body = {"request": request.request_id, "approval": asked.id, "sha256": request_hash(document)}
+            body = {**told_of(asked), "request": request.request_id, "sha256": request_hash(document)}
             # The request is recorded letter by letter as it will be signed.
             whole = {"asked": document.decode("ascii")}
             write = Write(
@@ -137,7 +138,8 @@ class Approving:
         ended = record.approval.ended
         if ended is None or ended.how is not Standing.WITHDRAWN:
             now = self._clock.now()
-            body = {"request": request.request_id, "approval": approval, "sha256": request_hash(record.document)}
+            told = told_of(record.approval.request)
+            body = {**told, "request": request.request_id, "sha256": request_hash(record.document)}
             write = Write(
                 [lambda index: encode_entry(Entry(index, Kind.APPROVAL_WITHDRAWN, now, caller.principal, body))],
                 request=request,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from broker.domain.approval import Ended, Standing, difference, is_within_run, judge
+from broker.domain.approval import Ended, Standing, difference, is_within_run, judge, told_of
 from broker.domain.asking import UNRECOGNISED, Ask
 from broker.domain.policy import Grant, Policy
 from broker.errors import ApprovalMismatch, ApprovalNeeded, ApprovalOver, NotFound
@@ -179,8 +179,8 @@ def _spending(
     _must_be_usable(use, record, policy, now)
     _must_be_the_same(use, record)
     body = {
+        **told_of(record.approval.request),
         "request": request.request_id,
-        "approval": use.approval,
         "sha256": request_hash(record.document),
         "purpose": use.wanted.value,
         "on": use.on,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from broker.domain.approval import Ended, Standing, Vote, is_recent, judge, refusal
+from broker.domain.approval import Ended, Standing, Vote, is_recent, judge, refusal, told_of
 from broker.domain.asking import Ask
 from broker.errors import ApprovalOver, Forbidden, Invalid, LoginTooOld, Malformed, PolicyMoved, Untrusted
 from broker.ledger.entry import Entry, Kind, encode_entry
@@ -126,8 +126,8 @@ class Voting:
         approves = decision is Decision.APPROVE
         kind = Kind.APPROVAL_GIVEN if approves else Kind.APPROVAL_DENIED
         body = {
+            **told_of(record.approval.request),
             "request": request.request_id,
-            "approval": approval,
             "sha256": request_hash(record.document),
             "person": person,
             "login_at": spelled(login_at),

@@ -114,6 +114,17 @@ def test_the_ledger_tells_who_asked_what_letter_by_letter_who_signed_it_and_what
     [spent] = desk.entries(Kind.APPROVAL_SPENT)
     assert spent.body["on"] == minted.id
     assert spent.body["approvers"] == ["carol", "dave"]
+    for entry in (asked, *given, spent):
+        # So that the trail of a partner, a user or a model has them, too.
+        about = {name: entry.body[name] for name in ("approval", "realm", "partner", "models", "user", "environment")}
+        assert about == {
+            "approval": approval,
+            "realm": "evaluation",
+            "partner": "acme",
+            "models": ["mythos"],
+            "user": "alice",
+            "environment": "acme-ci",
+        }
     [entry] = desk.entries(Kind.TOKEN_MINTED)
     assert entry.body["approval"] == approval
     # In the mint's own transaction, behind it.
