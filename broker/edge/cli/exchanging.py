@@ -19,7 +19,7 @@ PATH = "/broker.v1.TokenService/Exchange"
     cls=Command,
     examples=[
         "broker token exchange --model mythos --ttl 5m < token > child",
-        "broker token exchange --workload sandbox --bind cert:sandbox.pem < token > child",
+        "broker token exchange --workload sandbox --bind own < token > child",
     ],
     keys=f"{TOKEN_KEYS}, request_id.",
 )
