@@ -181,6 +181,12 @@ def test_b15_a_statement_by_another_key_is_nobody_s():
         check_statement(assemble(message, sign(MALLORY.private, message)), ALICE.jwk)
 
 
+def test_t5_a_statement_that_names_another_key_than_signed_it_is_nobody_s():
+    message = statement_signing_input(MALLORY.jwk, ApprovalStatement(HASH, Decision.APPROVE, "alice", 1))
+    with pytest.raises(Untrusted):
+        check_statement(assemble(message, sign(ALICE.private, message)), ALICE.jwk)
+
+
 def payload(**changed: Any) -> bytes:
     claims = {"decision": "approve", "iat": 1, "request": HASH, "sub": "alice", **changed}
     return json.dumps(claims, sort_keys=True, separators=(",", ":")).encode()
