@@ -10,7 +10,7 @@ from broker.edge.grpc.run_proofs import RunProofs
 from broker.edge.grpc.translate import limit, request_key, run_message, seconds
 from broker.errors import Invalid, Malformed, RunProofRefused
 from broker.service.calling import Caller
-from broker.service.ports import Clock
+from broker.service.ports import Clock, RequestKey
 from broker.service.run_keys import checked_key
 from broker.service.runs import Runs, Wanted
 from broker.token.claims import MAX_MODELS
@@ -53,14 +53,14 @@ class RunService(runs_pb2_grpc.RunServiceServicer):
 
     async def KeepRun(self, request: runs_pb2.KeepRunRequest, context: ServicerContext) -> runs_pb2.KeepRunResponse:
         """Extend its lease."""
-        caller, run_id = await self._of(request, context, "RunService/KeepRun")
-        run = await asyncio.to_thread(self._runs.keep, caller, run_id, request_key(caller, request))
+        caller, run_id, key = await self._of(request, context, "RunService/KeepRun")
+        run = await asyncio.to_thread(self._runs.keep, caller, run_id, key)
         return runs_pb2.KeepRunResponse(run=run_message(run, self._clock.now()))
 
     async def CloseRun(self, request: runs_pb2.CloseRunRequest, context: ServicerContext) -> runs_pb2.CloseRunResponse:
         """End it."""
-        caller, run_id = await self._of(request, context, "RunService/CloseRun")
-        run = await asyncio.to_thread(self._runs.close, caller, run_id, request_key(caller, request))
+        caller, run_id, key = await self._of(request, context, "RunService/CloseRun")
+        run = await asyncio.to_thread(self._runs.close, caller, run_id, key)
         return runs_pb2.CloseRunResponse(run=run_message(run, self._clock.now()))
 
     async def ShowRun(self, request: runs_pb2.ShowRunRequest, context: ServicerContext) -> runs_pb2.ShowRunResponse:
@@ -82,13 +82,13 @@ class RunService(runs_pb2_grpc.RunServiceServicer):
 
     async def _of(
         self, request: runs_pb2.KeepRunRequest | runs_pb2.CloseRunRequest, context: ServicerContext, method: str
-    ) -> tuple[Caller, str]:
-        """Return the caller and the run, whose key, if it has one, is proven."""
+    ) -> tuple[Caller, str, RequestKey]:
+        """Return the caller and the run, whose key, if it has one, is proven; and what makes the write happen once."""
         caller = CALLER.get()
         caller.must_be(Role.HARNESS)
-        run_id = opaque_id("run", request.run)
+        key, run_id = request_key(caller, request), opaque_id("run", request.run)
         await self._run_proofs.of_runs(caller, (run_id,), context, method, request)
-        return caller, run_id
+        return caller, run_id, key
 
 
 def _key(text: str) -> Jwk | None:

@@ -1,12 +1,13 @@
 """TokenService."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from grpc.aio import ServicerContext
 
-from broker.domain.asking import Ask
+from broker.domain.asking import UNRECOGNISED, Ask
 from broker.domain.policy import Role
 from broker.edge.grpc.exchanging import shown_for, wish_of
 from broker.edge.grpc.outermost import CALLER
@@ -16,8 +17,8 @@ from broker.errors import Invalid
 from broker.service.calling import Caller
 from broker.service.exchange import Exchange
 from broker.service.mint import MAX_BATCH, Mint, Minted
+from broker.service.ports import RunRecord
 from broker.service.spending import NOTHING_HELD, Held, HoldApprovals
-from broker.token.identifiers import opaque_id
 from broker.v1 import tokens_pb2, tokens_pb2_grpc
 
 # Signing so many takes longer than a turn of the event loop should.
@@ -83,13 +84,13 @@ class TokenService(tokens_pb2_grpc.TokenServiceServicer):
         # Who may not mint learns nothing about what an ask must look like.
         caller.must_be(Role.HARNESS)
         key = request_key(caller, request)
-        named = dict.fromkeys(opaque_id("run", spec.run) for spec in specs if spec.run)
+        asks = _asks(specs, caller)
+        named = dict.fromkeys(one.run for one in asks if one.run is not None)
         runs = await self._run_proofs.of_runs(caller, named, context, method, request)
         if any(run.key is not None for run in runs):
             key = replace(key, proof=self._run_proofs.id_of(context))
-        subjects = {run.id: (run.user, run.workload) for run in runs}
         caller = replace(caller, runs=frozenset(run.id for run in runs if run.key is not None and run.user is not None))
-        asks = [_ask(specs, position, caller, subjects) for position in range(len(specs))]
+        asks = _in_runs(asks, specs, caller, runs)
         self._run_proofs.runs.check(caller, asks)
         held = await self._held(asks, {run.id: run.approval for run in runs})
         reserved = await asyncio.wrap_future(self._mint.reserve(caller, asks, key, held))
@@ -105,20 +106,46 @@ class TokenService(tokens_pb2_grpc.TokenServiceServicer):
         return await asyncio.to_thread(self._hold, named, runs)
 
 
-def _ask(
-    specs: Sequence[tokens_pb2.TokenSpec],
-    position: int,
-    caller: Caller,
-    subjects: Mapping[str, tuple[str | None, str | None]],
-) -> Ask:
-    spec = specs[position]
+@contextmanager
+def _at(position: int | None) -> Iterator[None]:
+    """Name the place of what is wrong, where there are several."""
     try:
-        user, workload = subjects.get(spec.run, (None, None))
-        if not (spec.HasField("user") or spec.HasField("workload")) and (user is not None or workload is not None):
-            # In a run that is for somebody, who names nobody means them.
-            caller = replace(caller, user=user, workload=workload)
-        return ask(spec, caller.environment, caller)
+        yield
     except Invalid as bad:
-        if len(specs) == 1:
+        if position is None:
             raise
         raise Invalid(f"specs[{position}].{bad.field}", bad.problem, hint=bad.hint) from bad
+
+
+def _asks(specs: Sequence[tokens_pb2.TokenSpec], caller: Caller) -> list[Ask]:
+    """Return what is asked for. In a run, who names nobody means whom the run is for, which is not known yet."""
+    asks = []
+    for position, spec in enumerate(specs):
+        is_for_nobody = spec.run and _names_nobody(spec) and caller.user is None and caller.workload is None
+        with _at(position if len(specs) > 1 else None):
+            as_whom = replace(caller, workload=UNRECOGNISED) if is_for_nobody and caller.beside is None else caller
+            asks.append(ask(spec, caller.environment, as_whom))
+    return asks
+
+
+def _in_runs(
+    asks: Sequence[Ask], specs: Sequence[tokens_pb2.TokenSpec], caller: Caller, runs: Sequence[RunRecord]
+) -> list[Ask]:
+    """Return the asks, those that name nobody for whom their run is."""
+    known = {run.id: run for run in runs}
+    found = []
+    for position, (asked, spec) in enumerate(zip(asks, specs, strict=True)):
+        run = known.get(spec.run)
+        if run is None or not _names_nobody(spec):
+            found.append(asked)
+        elif run.user is not None or run.workload is not None:
+            found.append(replace(asked, user=run.user, workload=run.workload))
+        else:
+            with _at(position if len(specs) > 1 else None):
+                # For nobody in particular: refused, if the caller is nobody either.
+                found.append(ask(spec, caller.environment, caller))
+    return found
+
+
+def _names_nobody(spec: tokens_pb2.TokenSpec) -> bool:
+    return not spec.HasField("user") and not spec.HasField("workload")
