@@ -197,9 +197,10 @@ class Receipts:
             self._problem = "there is no folder to keep receipts in; give the verifier a state_dir"
             return
         if not self._has_adopted:
-            self._has_adopted = True
+            # Once more after a failure: what is adopted already is passed over, as its lock is ours.
             for spool in adopted(self._state_dir, self._realm):
                 self._outgoing[spool.kid] = Outgoing(spool, self._pace)
+            self._has_adopted = True
         if not state.receipts:
             return
         left = sum(one.spool.journal.size for one in self._outgoing.values())

@@ -101,15 +101,16 @@ class KeepReceipts:
         # Index to id and realm of tokens that are in the ledger.
         self._tokens: OrderedDict[int, tuple[str, str]] = OrderedDict()
         self._alarmed: OrderedDict[tuple[Source, str], int] = OrderedDict()
+        # Replaced as a whole, for those who ask in other threads.
+        self._newest: tuple[Source, str, int] | None = None
 
     @property
     def problems(self) -> tuple[str, ...]:
         """What receipts were alarming lately, for people. Callable from any thread."""
-        since_ms = self._now_ms() - TOLD_FOR_MS
-        lately = [one for one, at_ms in tuple(self._alarmed.items()) if at_ms > since_ms]
-        if not lately:
+        newest = self._newest
+        if newest is None or newest[2] < self._now_ms() - TOLD_FOR_MS:
             return ()
-        source, problem = lately[-1]
+        source, problem, _ = newest
         last = f"receipts are alarming: last from {source.verifier} ({problem})"
         return (f"{last}; see the ledger entries of kind receipts-alarmed",)
 
@@ -266,6 +267,7 @@ class KeepReceipts:
         """Count an alarm; return whether it is some time since the same one."""
         self._meter.receipts_alarmed(source.realm, problem)
         now_ms = self._now_ms()
+        self._newest = (source, problem, now_ms)
         before_ms = self._alarmed.pop((source, problem), None)
         is_news = before_ms is None or now_ms - before_ms > ALARM_AGAIN_MS
         self._alarmed[source, problem] = now_ms if before_ms is None or is_news else before_ms
