@@ -28,7 +28,7 @@ from broker.v1 import policy_pb2 as pb
 @named("--partner", "Whose request it was; asks as its harness, if the context has one.")
 @calls_broker()
 def denial(session: Session, *, request_id: str, partner: str | None) -> None:
-    """Say why a mint or a run was denied, by its request id, which is in the error and in the log."""
+    """Say why a mint or a run was denied, by the id that was sent with the request (--request-id)."""
 
     def choose(context: Context) -> Identity:
         if partner is not None and partner in context.harness:

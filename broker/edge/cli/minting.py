@@ -11,7 +11,7 @@ from broker.edge.cli.output import instant
 from broker.edge.cli.problems import without_hint
 from broker.edge.cli.specs import explain_command, spec_options
 from broker.edge.cli.user_tokens import user_token_option
-from broker.errors import NotGranted
+from broker.errors import Blocked, LimitReached, NotGranted
 from broker.v1 import tokens_pb2
 
 MAX_BATCH = 1000
@@ -67,7 +67,12 @@ def mint(
                 minted = list(broker.call(broker.tokens.MintBatch, batch, proof).tokens)
         except NotGranted as denied:
             message, _ = without_hint(denied)
-            raise NotGranted(message, hint=f"ask an admin, or see: {explain_command(spec)}") from denied
+            see = f"{explain_command(spec)}; or, by its request id: broker explain denial {request_id}"
+            raise NotGranted(message, hint=f"ask an admin, or see: {see}") from denied
+        except (Blocked, LimitReached) as denied:
+            message, hint = without_hint(denied)
+            denied.message, denied.hint = message, f"{hint}; why: broker explain denial {request_id}"
+            raise
     rows = [minted_row(token) for token in minted]
     result = rows[0] if count is None else {"tokens": rows}
     session.output.show({**result, "request_id": request_id}, "\n".join(token.token for token in minted))

@@ -161,7 +161,11 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         partner = identifier("partner", request.partner) if request.partner else None
         if not is_request_id(request.request_id):
             caller.must_be(*SEES_DENIALS)
-            raise Invalid("request_id", "is not the id of a request", hint="it is in the error, and in the log")
+            raise Invalid(
+                "request_id",
+                "is not the id of a request",
+                hint="it is the one that was sent with the request, 16 to 64 characters",
+            )
         denial = await asyncio.to_thread(self._explains.denials.find, caller, request.request_id, partner)
         return denial_message(denial)
 

@@ -6,7 +6,7 @@ import json
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from broker.errors import NotGranted
+from broker.errors import Blocked, LimitReached, NotGranted
 from broker.v1 import policy_pb2, tokens_pb2
 from tests.edge.cli.conftest import Program
 from tests.edge.cli.feeding import Realm
@@ -105,12 +105,19 @@ def test_a_batch_is_one_to_a_thousand(broker: Program, served: Served, count: st
 
 def test_a_denied_mint_says_how_to_find_out_why(broker: Program, served: Served) -> None:
     served.answers["Mint"] = NotGranted("acme may not use mythos in evaluation for alice from acme-ci (no grant)")
-    result = broker(*MINT)
+    result = broker(*MINT, "--request-id", "request-0000-0001")
     assert result.exit_code == 3
     assert result.stderr == (
         "broker: denied: acme may not use mythos in evaluation for alice from acme-ci (no grant); "
-        "ask an admin, or see: broker explain --realm evaluation --partner acme --user alice --model mythos\n"
+        "ask an admin, or see: broker explain --realm evaluation --partner acme --user alice --model mythos; "
+        "or, by its request id: broker explain denial request-0000-0001\n"
     )
+    for failure, code in ((Blocked("blocked since index 7"), 3), (LimitReached("3 tokens at once"), 1)):
+        served.answers["Mint"] = failure
+        result = broker(*MINT, "--request-id", "request-0000-0001")
+        assert result.exit_code == code
+        assert result.stderr.endswith("why: broker explain denial request-0000-0001\n")
+    served.answers["Mint"] = NotGranted("no grant")
     code, error = broker.error(*MINT)
     assert (code, error["reason"]) == (3, "NOT_GRANTED")
     assert error["hint"].startswith("ask an admin, or see: broker explain --realm evaluation")
