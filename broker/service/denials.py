@@ -146,5 +146,5 @@ def _not_found(request_id: str) -> NotFound:
     days = KEEP_DENIALS.days
     return NotFound(
         f"no denial of request {request_id} is known",
-        hint=f"the newest denials of a partner are kept for {days} days; the id is the one that was sent with the request",
+        hint=f"the newest of a partner are kept for {days} days; the id is the one that the request had",
     )
