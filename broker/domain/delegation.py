@@ -165,9 +165,9 @@ def _actor(parent: Claims) -> str | None:
 
 def _acting(parent: Claims, workload: str) -> Mapping[str, object] | None:
     """Return the child's `act`, who acted before within it (RFC 8693 §4.1); None: too many have."""
-    act: dict[str, object] = {"sub": f"{parent.partner}/workload/{workload}"}
-    if parent.act is not None:
-        act["act"] = parent.act
+    act: dict[str, object] = {} if parent.act is None else {"act": parent.act}
+    # Last: names are sorted, as in the ledger, whose entries have one spelling.
+    act["sub"] = f"{parent.partner}/workload/{workload}"
     depth, inner = 1, act.get("act")
     while isinstance(inner, Mapping):
         depth, inner = depth + 1, inner.get("act")

@@ -10,13 +10,14 @@ import grpc
 import pytest
 
 from broker.errors import Invalid, Revoked
+from broker.ledger.entry import decode_entry
 from broker.sdk import AsyncClient, Client, DpopKey
 from broker.sdk.asking import OwnCertificate
 from broker.sdk.failures import failure_of
 from broker.token.binding import Bound, Method
 from broker.token.claims import TOKEN_TYP, decode_claims
 from broker.token.jws import parse_jws
-from broker.v1 import revocations_pb2, selector_pb2, tokens_pb2
+from broker.v1 import ledger_pb2, revocations_pb2, selector_pb2, status_pb2, tokens_pb2
 from tests.realm_keys import RealmKeys
 from tests.served import BROKER, POLICY, Served, request_id
 from tests.waiting import eventually
@@ -120,6 +121,15 @@ def test_a_revocation_tells_how_many_children_it_hits(served, client):
         return told.preview.tokens
 
     assert (hit(token=parent.id), hit(parent=parent.id)) == (3, 2)
+    size = served.status().GetStatus(status_pb2.GetStatusRequest(), timeout=10).head
+    # Each entry can be read again, actors within actors included.
+    entries = (
+        served.ledger("auditor")
+        .GetEntries(ledger_pb2.GetEntriesRequest(start=parent.index, limit=10), timeout=10)
+        .entries
+    )
+    assert size > len(entries) > 2
+    assert all(decode_entry(entry) for entry in entries)
     # The first child is sandbox's, and it has acted in the second.
     assert hit(token=parent.id, workload="sandbox") == 2
 
@@ -278,6 +288,25 @@ def test_b2_what_the_policy_takes_back_no_child_gets(served):
         served.apply(DEEP)
 
 
+def test_b2_a_child_by_a_grant_that_needs_approvals_or_a_binding_is_not_had_for_a_parent_without(served):
+    parent = served.mint()
+    approved = (
+        DEEP.replace("grants:\n", "groups: {board: [carol]}\ngrants:\n", 1).replace(
+            "- {id: acme-evaluation, ", "- {id: acme-reviewed, approvals: {needed: 1, group: board}, ", 1
+        )
+        + '  - {id: "spiffe://lab.example/carol", role: approver, person: carol}\n'
+    )
+    try:
+        served.apply(approved)
+        assert refusal(lambda: asked(served, parent.token))[0] == "APPROVAL_NEEDED"
+        served.apply(DEEP.replace("- {id: acme-evaluation, ", "- {id: acme-bound, binding: any, ", 1))
+        assert refusal(lambda: asked(served, parent.token))[0] == "BINDING_NEEDED"
+        bound = tokens_pb2.Binding(jkt="a" * 43)
+        assert claims_of(asked(served, parent.token, binding=bound).token).cnf == {"jkt": "a" * 43}
+    finally:
+        served.apply(DEEP)
+
+
 def test_the_command_line_derives_from_stdin_and_prints_the_child_alone(served, tmp_path):
     parent = served.mint()
     papers = served.papers["acme"]
@@ -298,3 +327,21 @@ def test_the_command_line_derives_from_stdin_and_prints_the_child_alone(served, 
         bad = subprocess.run(command, input=token, capture_output=True, text=True, timeout=60, check=False)
         assert bad.returncode == code, bad.stderr
     assert parent.token not in done.stderr + bad.stderr
+
+
+def test_b3_a_broker_that_was_killed_knows_its_tokens_and_what_was_revoked(served):
+    """The last one here: the keys that signed before are gone, and what they certified is not."""
+    parent, dead, rid = served.mint(), served.mint(), request_id()
+    child = asked(served, parent.token, rid=rid)
+    served.revoke(token=dead.id)
+    served.kill()
+    served.start()
+    eventually(
+        lambda: served.status().GetStatus(status_pb2.GetStatusRequest(), timeout=10).minting, "it mints", within_s=30
+    )
+    again = asked(served, parent.token, rid=rid)
+    assert (again.id, again.index) == (child.id, child.index)
+    # Signed again by a new key, and the same token still.
+    assert claims_of(asked(served, again.token).token).parents == (parent.id, child.id)
+    assert claims_of(asked(served, parent.token).token).parents == (parent.id,)
+    assert refusal(lambda: asked(served, dead.token))[0] == "REVOKED"

@@ -1,5 +1,6 @@
 """Children of tokens: never wider than parent and policy, and dead with any ancestor (B2)."""
 
+import json
 import random
 from dataclasses import replace
 from itertools import product
@@ -335,6 +336,11 @@ def test_who_acts_is_outermost_and_who_acted_stays_within():
     second = claims_of(derive(replace(first, jti="token-00000002"), Wish(workload="weekly"), POLICY))
     assert second.act == {"sub": "acme/workload/weekly", "act": {"sub": "acme/workload/sandbox"}}
     assert decode_claims(encode_claims(second)) == second
+    # The ledger keeps claims letter by letter, in entries with one spelling: names sorted, also within.
+    assert (
+        encode_claims(second)
+        == json.dumps(json.loads(encode_claims(second)), sort_keys=True, separators=(",", ":")).encode()
+    )
     # The same one again changes nothing.
     assert claims_of(derive(first, Wish(workload="sandbox"), POLICY)).act == first.act
     # Of a token that is a workload's own, that one stays the subject.
