@@ -13,6 +13,7 @@ import pytest
 from broker.errors import Invalid, NotAllowed, ReceiptsUnkept, Rejected, Revoked, Untrusted
 from broker.sdk import ReceiptPace, Verifier
 from broker.sdk.asgi import BearerMiddleware
+from broker.sdk.receipting import MAX_DENIED, Receipts
 from broker.token.jws import b64url
 from broker.token.receipts import Line, What
 from tests.receipting import alarms_in, batches_in, lines_in
@@ -292,3 +293,34 @@ def test_a_forked_child_keeps_receipts_of_its_own(broker, tmp_path):
                 by_kid.setdefault(batch.kid, set()).add(int.from_bytes(unb64url(line.request_hash), "big"))
     # Before and after the fork in the parent, and in the child.
     assert sorted(by_kid.values(), key=len) == [{200}, {100, 101}]
+
+
+def test_p7_a_folder_that_cannot_be_used_is_named_and_used_once_it_can_be(broker, tmp_path):
+    minted = broker.mint()
+    blocked = tmp_path / "receipts"
+    blocked.write_text("a file where a folder should be")
+    with Verifier.connect(
+        broker.endpoint,
+        realm="evaluation",
+        trust=broker.trust(),
+        identity=broker.identity("gateway"),
+        state_dir=tmp_path,
+        receipt_pace=QUICK,
+    ) as verifier:
+        with pytest.raises(ReceiptsUnkept, match="cannot be kept"):
+            verifier.wait_fresh(3)
+        assert isinstance(refused(lambda: verifier.verify(minted.token, "mythos")), ReceiptsUnkept)
+        blocked.unlink()
+        verifier.wait_fresh(10)
+        broker.until_accepted(verifier, minted.token)
+        until_told(verifier)
+    assert of(broker, minted.id)
+
+
+def test_strangers_fill_no_memory_with_denials(tmp_path):
+    receipts = Receipts(tmp_path, "evaluation", lambda: None)
+    for number in range(5000):
+        receipts.denied(Revoked("dead"), f"token-{number:06d}", number, "mythos", 1, 1)
+    assert len(receipts._denied) <= MAX_DENIED + 1
+    assert sum(one[3] for one in receipts._denied.values()) == 5000
+    receipts.close(drain_s=0.0)
