@@ -182,8 +182,8 @@ DEFECTS = (
     Defect(
         "a mint does not compare the policy's version",
         "broker.service.mint",
-        "            expecting=in_force.version,\n            guards=(*guards,",
-        "            expecting=None,\n            guards=(*guards,",
+        "            expecting=in_force.version,\n            guards=(*guards, *within, *spending",
+        "            expecting=None,\n            guards=(*guards, *within, *spending",
         "P3",
         (1, 5, 6, 12),
     ),
