@@ -22,6 +22,7 @@ from broker.errors import (
     RequestReused,
     RunProofRefused,
     SignerUnavailable,
+    StoreCorrupt,
 )
 from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry
 from broker.service.binding import must_be_bound
@@ -158,7 +159,7 @@ class Mint:
         slip = _Slip(claims, grant, self._key(claims.realm, at))
         within, counted = limits_of_mint([(claims, grant)], in_force.policy, at)
         write = Write(
-            [_draft(slip, at, request, caller.proven_by)],
+            [_readable(_draft(slip, at, request, caller.proven_by))],
             request=request,
             expecting=in_force.version,
             guards=(*guards, *within),
@@ -410,6 +411,20 @@ def _draft(slip: _Slip, at: datetime, request: RequestKey, proof: str) -> Draft:
         return _entry(index, slip, at, request, Kind.TOKEN_MINTED, proof)
 
     return draft
+
+
+def _readable(draft: Draft) -> Draft:
+    """Refuse to write what could not be read again: claims that nest have more than one spelling."""
+
+    def checked(index: int) -> bytes:
+        data = draft(index)
+        try:
+            decode_entry(data)
+        except StoreCorrupt as bad:
+            raise Defect("the entry of a token is not in its one spelling") from bad
+        return data
+
+    return checked
 
 
 def _spell(slip: _Slip) -> bytes:

@@ -1,6 +1,7 @@
 """P3: a mint decided on a policy that has moved meanwhile is decided again, with any number of brokers."""
 
 import secrets
+from dataclasses import replace
 
 import pytest
 
@@ -9,9 +10,10 @@ from broker.adapters.local_root import LocalRoot
 from broker.adapters.memory_signer import make_memory_key
 from broker.adapters.policy_file import load_policy
 from broker.domain.asking import Ask
-from broker.errors import Blocked, Forbidden, NotGranted, RunEnded, Unauthenticated
+from broker.domain.decision import Allowed
+from broker.errors import Blocked, Defect, Forbidden, NotGranted, RunEnded, Unauthenticated
 from broker.service.metering import Unmetered
-from broker.service.mint import Mint
+from broker.service.mint import Mint, claims_for
 from broker.service.policies import Policies
 from broker.token.revocation import Selector
 from tests.served import POLICY
@@ -109,3 +111,29 @@ def test_p3_a_storm_of_single_revocations_starves_no_mint(world, behind):
     assert minted(mint, world.acme)
     # Not even decided again.
     assert policies.current().version == version
+
+
+def test_p10_a_token_whose_entry_could_not_be_read_again_is_not_minted(world, behind):
+    """Actors within actors have more than one spelling, and the ledger's entries have one."""
+    mint, policies = behind
+    in_force, now = policies.current(), world.clock.now()
+    claims = claims_for(ASK, Allowed("acme-evaluation", 60), world.acme.principal, in_force.policy, now, "t" * 22)
+
+    def record(act):
+        return mint.record(
+            world.acme,
+            replace(claims, act=act),
+            "acme-evaluation",
+            request(principal=world.acme.principal),
+            in_force=in_force,
+            at=now,
+            guards=(),
+        )
+
+    inner = {"sub": "acme/workload/nightly"}
+    size = world.size
+    with pytest.raises(Defect, match="spelling"):
+        record({"sub": "acme/workload/weekly", "act": inner})
+    assert world.size == size
+    [one] = mint.finish(record({"act": inner, "sub": "acme/workload/weekly"}))
+    assert (one.index, world.size) == (size, size + 1)
