@@ -7,11 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from broker.errors import Malformed, NotAllowed, NotHolder, UsedUp
+from broker.errors import Malformed, NotAllowed, NotHolder, Stale, UsedUp
 from broker.sdk import DpopKey
 from broker.sdk.bearer import NoToken, Sent, sent_token
+from broker.sdk.holding import Holding
 from broker.sdk.showing import certificate_in_header, checked_origin
 from broker.token.binding import Bound, ShownCertificate, ShownProof
+from broker.token.verification import Time
 from tests.unit.sdk.test_verifier import KEYS, verifier
 
 URL = "https://models.example/v1"
@@ -136,7 +138,7 @@ def test_an_origin_is_a_scheme_and_a_host():
 
 
 def test_what_is_no_certificate_in_a_header_shows_nothing():
-    for value in ("", "::", ":!:", ":YQ:YQ:", "a" * 40_000, "-----BEGIN CERTIFICATE-----"):
+    for value in ("", "::", ":!:", ":YQ:", ":YQ:YQ:", "a" * 40_000, "-----BEGIN CERTIFICATE-----"):
         assert certificate_in_header(value) is None
     assert certificate_in_header(":bWluZQ==:") == MINE
 
@@ -150,3 +152,16 @@ def test_p7_a_proof_ends_with_its_minute():
     early = to_key(iat=int(time.time()) - 60, nbf=int(time.time()) - 60)
     with pytest.raises(NotHolder, match="future"):
         ahead.verify(early, "mythos", proof=shown(early))
+
+
+def test_p7_without_the_brokers_time_nothing_is_judged_and_a_fork_forgets_no_proof():
+    token = to_key()
+    claims = verifier().verify(token, "mythos", proof=shown(token)).claims
+    with pytest.raises(Stale):
+        Holding(lambda: None).check(token, claims, shown(token))
+    now_ms = int(time.time() * 1000)
+    held, proof = Holding(lambda: Time(now_ms, now_ms)), shown(token)
+    held.check(token, claims, proof)
+    held.forget_after_fork()
+    with pytest.raises(NotHolder, match="before"):
+        held.check(token, claims, proof)

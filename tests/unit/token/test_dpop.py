@@ -223,8 +223,9 @@ def test_p7_with_no_room_to_remember_a_proof_is_refused_and_later_there_is_room(
     seen = Replays(most=8, most_of_one=4)
     for number in range(4):
         seen.add(DpopProof("one", f"proof-{number:04}", NOW), NOW)
-    with pytest.raises(NotHolder, match="too many"):
-        seen.add(DpopProof("one", "proof-0004", NOW), NOW)
+    for _ in range(2):
+        with pytest.raises(NotHolder, match="too many"):
+            seen.add(DpopProof("one", "proof-0004", NOW), NOW)
     # One that floods takes nothing from another.
     for number in range(4):
         seen.add(DpopProof("two", f"proof-{number:04}", NOW), NOW)
