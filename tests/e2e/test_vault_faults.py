@@ -314,7 +314,8 @@ def test_a_policy_taken_away_is_told_and_given_back_heals_it(transit: Stand, vau
         assert not transit.status().minting
         # It does not fill the ledger with tokens that nobody can sign.
         for _ in range(5):
-            assert "denied permission" in transit.refusal().failure.message
+            # Why, the status tells: between two looks at Vault a mint may hear only that the key has ended.
+            assert transit.refusal().failure.reason == "SIGNER_UNAVAILABLE"
         assert transit.status().head <= size + 2
         assert transit.serves("revoke")
     finally:
