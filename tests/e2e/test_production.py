@@ -33,18 +33,19 @@ pytest_plugins = ["tests.fixtures_openbao", "tests.fixtures_stores"]
 
 ROOT = Path(__file__).parent.parent.parent
 HEADING = "## Production: OpenBao and PostgreSQL"
+STORY = "## A partner's week: who may get what"
 EXIT_CODE = re.compile(r"\s+# exit code (\d+)(: \w+)?$")
 STOP_POSTGRESQL = "import pgserver, sys; pgserver.get_server(sys.argv[1]).cleanup()"
 
 
-def section() -> str:
+def section(heading: str = HEADING) -> str:
     text = (ROOT / "README.md").read_text()
-    assert HEADING in text, f"README.md has no section {HEADING!r}"
-    return text.partition(HEADING)[2].partition("\n## ")[0]
+    assert heading in text, f"README.md has no section {heading!r}"
+    return text.partition(heading)[2].partition("\n## ")[0]
 
 
-def commands() -> list[str]:
-    blocks = re.findall(r"```sh\n(.*?)```", section(), re.DOTALL)
+def commands(heading: str = HEADING) -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", section(heading), re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line and not line.startswith("#")]
 
 
@@ -69,15 +70,16 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def test_the_walk_through_of_the_readme_works_as_it_is_written(folder: Path) -> None:
+def followed(folder: Path, heading: str) -> str:
+    """Do what a section of the README says, each command, and return what was said."""
     (folder / ".venv").symlink_to(sys.prefix)
     shutil.copytree(ROOT / "deploy", folder / "deploy")
     # Only the ports are changed, which may be in use here.
-    ports = {str(port): str(free_port()) for port in (8200, 7443, 7444, 7445, 7446)}
-    text = script(commands())
-    files = [file for file in (folder / "deploy").iterdir() if file.is_file()]
+    ports = {str(port): str(free_port()) for port in (8200, 7442, 7443, 7444, 7445, 7446)}
+    text, wanted = script(commands(heading)), "\n".join(commands(heading))
+    files = [file for file in (folder / "deploy").rglob("*") if file.is_file()]
     for port, free in ports.items():
-        text = text.replace(port, free)
+        text, wanted = text.replace(port, free), wanted.replace(port, free)
         for file in files:
             file.write_text(file.read_text().replace(port, free))
     with subprocess.Popen(
@@ -94,19 +96,38 @@ def test_the_walk_through_of_the_readme_works_as_it_is_written(folder: Path) -> 
         start_new_session=True,
     ) as shell:
         try:
-            said, _ = shell.communicate(timeout=150)
+            said, _ = shell.communicate(timeout=240)
         except subprocess.TimeoutExpired:
             os.killpg(shell.pid, signal.SIGKILL)
             said, _ = shell.communicate()
     assert shell.returncode == 0, said[-4000:] + (folder / "try" / "broker.log").read_text()[-2000:]
     # Each command was reached, the last one included.
-    assert said.count("\n+ ") + said.startswith("+ ") == len(commands())
+    reached = {line.removeprefix("+ ") for line in said.splitlines()}
+    assert [line for line in wanted.splitlines() if line not in reached] == []
+    return said
+
+
+def test_the_walk_through_of_the_readme_works_as_it_is_written(folder: Path) -> None:
+    said = followed(folder, HEADING)
     assert said.count("accepted: acme/user/alice may use mythos") == 3
     assert said.count("broker: denied:") == 3
     # What the walk-through wrote down holds no token (P12).
     token = (folder / "try" / "token").read_text().strip()
     for log in ("broker.log", "broker-2.log", "vault.log"):
         assert token not in (folder / "try" / log).read_text()
+
+
+def test_the_story_of_the_readme_works_as_it_is_written(folder: Path) -> None:
+    said = followed(folder, STORY)
+    assert said.count("accepted: acme/user/alice may use") == 3
+    assert said.count("broker: denied:") == 4
+    assert "what would have changed it: an admin reinstates partner=acme" in said
+    home = folder / "try"
+    assert len((home / "tokens").read_text().split()) == 1_000
+    # What it wrote down holds no token (P12).
+    secrets = [(home / name).read_text().strip() for name in ("token", "child", "late", "alice.jwt", "ci.jwt")]
+    for log in ("broker.log", "vault.log"):
+        assert not any(secret in (home / log).read_text() for secret in secrets)
 
 
 def test_the_walk_through_seals_vault_and_uses_two_brokers() -> None:
