@@ -9,77 +9,49 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
 
 import grpc
 import uvicorn
 from grpc_health.v1._async import HealthServicer
 
-from broker.adapters.clock import ASTRAY, SystemClock
-from broker.adapters.identity_tokens import IdentityTokens, Outside
-from broker.adapters.key_rotation import KeyRotation, Lifetimes, MakeKey
-from broker.adapters.metrics import PrometheusMeter
+from broker.adapters.clock import ASTRAY
+from broker.adapters.identity_tokens import IdentityTokens
+from broker.adapters.key_rotation import KeyRotation
 from broker.adapters.policy_file import load_policy
 from broker.adapters.sql import SqlLedger, open_store
+from broker.composing import Composer, Parts
 from broker.domain.policy import Role
 from broker.doors import Doors, bound_login_server, bound_server, http_server, http_socket_of
-from broker.edge.grpc.approvals import ApprovalService
 from broker.edge.grpc.completions import Completions
 from broker.edge.grpc.denying import Denying
-from broker.edge.grpc.drilling import Drilling
-from broker.edge.grpc.drills import DrillService
-from broker.edge.grpc.feed import FeedHub, FeedService
+from broker.edge.grpc.feed import FeedHub
 from broker.edge.grpc.lapsing import Lapsing
 from broker.edge.grpc.login import LoginDoor
 from broker.edge.grpc.noting import Noting
 from broker.edge.grpc.outermost import Outermost
-from broker.edge.grpc.policy import Explains, PolicyService
 from broker.edge.grpc.receiving import Receiving
-from broker.edge.grpc.revocations import RevocationService
 from broker.edge.grpc.run_proofs import RunProofs
-from broker.edge.grpc.runs import RunService
 from broker.edge.grpc.server import Services, make_login_server, make_server, set_health
-from broker.edge.grpc.status import Condition, StatusService
-from broker.edge.grpc.tokens import TokenService
-from broker.edge.grpc.watching import Watching
+from broker.edge.grpc.status import Condition
 from broker.edge.http.app import make_app
 from broker.errors import ConfigInvalid, Failure, SignerUnavailable
 from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry
-from broker.publishing import Log, LogParts
-from broker.service.apply_policy import ApplyPolicy
-from broker.service.approving import Approving
-from broker.service.calling import Caller, identify
-from broker.service.canary import Canaries
+from broker.publishing import Log
+from broker.service.calling import Caller
 from broker.service.complete import Complete
 from broker.service.denials import DenialBook
-from broker.service.drill import DrillBook
-from broker.service.exchange import Exchange
-from broker.service.explain import Explain
-from broker.service.explain_path import ExplainPath
-from broker.service.explain_token import ExplainToken
 from broker.service.hits import FindHits
 from broker.service.keep_receipts import KeepReceipts
 from broker.service.known_runs import KnownRuns
 from broker.service.lapses import Lapses
 from broker.service.listening import Listeners
-from broker.service.mint import Mint
-from broker.service.plan_policy import PlanPolicy
 from broker.service.policies import Policies
-from broker.service.policy_versions import PolicyVersions
-from broker.service.ports import CertificateAdded, RequestKey, Root, Write
+from broker.service.ports import CertificateAdded, RequestKey, Write
 from broker.service.publish import Publisher
-from broker.service.revoke import Reinstate, Revocations, Revoke, RevokeTokens
 from broker.service.roster import RosterKeeper
 from broker.service.run_keys import RunKeys
-from broker.service.runs import Runs
-from broker.service.spending import HoldApprovals
-from broker.service.subjects import Subjects
-from broker.service.verifiers import ForgetVerifier, ListVerifiers
-from broker.service.voting import Voting
-from broker.token.claims import MAX_LIFETIME_S
-from broker.token.jws import b64url
 from broker.token.keys import Purpose, plain_certificate
 
 log = logging.getLogger("broker")
@@ -88,33 +60,6 @@ PRUNE_EVERY_S = 60.0
 HEALTH_EVERY_S = 1.0
 SWITCH_S = 0.001
 EXIT_FATAL = 70
-
-
-def new_token_id() -> str:
-    """Return 128 random bits, base64url."""
-    return b64url(secrets.token_bytes(16))
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What differs between deployments."""
-
-    store_url: str
-    headroom_bytes: int
-    is_sole: bool
-    root: Root
-    make_token_key: MakeKey
-    signs_in_memory: bool
-    lifetimes: Lifetimes
-    admins: frozenset[str]
-    max_ttl: timedelta
-    max_run: timedelta
-    clock: SystemClock
-    meter: PrometheusMeter
-    log: LogParts
-    outside: Outside = field(default_factory=Outside)
-    # Why the home of the keys cannot be asked now, or nothing.
-    key_home_problem: Callable[[], str] = str
 
 
 class Broker:
@@ -145,8 +90,8 @@ class Broker:
         self._is_new = self.ledger.head().size == 1
         self._compare_clocks()
         # Planned, applied and then read: the same letters are parsed once.
-        self._parse = lru_cache(maxsize=2)(load_policy)
-        self.policies = Policies(self.ledger, self._parse, parts.clock, max_ttl_s=int(parts.max_ttl.total_seconds()))
+        parse = lru_cache(maxsize=2)(load_policy)
+        self.policies = Policies(self.ledger, parse, parts.clock, max_ttl_s=int(parts.max_ttl.total_seconds()))
         self._run_proofs = RunProofs(RunKeys(KnownRuns(self.ledger), clock))
         self._denying = Denying(DenialBook(self.ledger.explaining, self.policies, clock))
         self.signer = KeyRotation(
@@ -159,8 +104,12 @@ class Broker:
             lifetimes=parts.lifetimes,
             away=str if parts.signs_in_memory else parts.key_home_problem,
         )
+        self._composer = Composer(
+            parts, self.ledger, self.policies, self.signer, parse, self._run_proofs, self._denying, self.log
+        )
         self.identities = IdentityTokens(parts.outside, clock)
         self._login: grpc.aio.Server | None = None
+        self._healths: HealthServicer
 
     async def serve(self, on_ready: Callable[[], None]) -> None:
         """Serve until `stop` is called or the store fails. Raises the failure of the store."""
@@ -195,14 +144,17 @@ class Broker:
             is_sole=parts.is_sole,
         )
         keeper = RosterKeeper(self.ledger.roster, hub.listeners, clock)
-        noting, drilling, denying = Noting(keeper, hub), self._drilling(hub), self._denying
+        noting, drilling, denying = Noting(keeper, hub), self._composer.drilling(hub), self._denying
         outermost = Outermost(self.policies, clock, meter, parts.admins, LoginDoor(self.identities, self._run_proofs))
         outermost.on_refused = denying.refused
         keep = self._keep = KeepReceipts(self.ledger, self.ledger.receipts, clock, meter)
         receiving = Receiving(
             keep, self.signer, clock, lambda: publisher.head, lambda realm: meter.receipts_refused(realm, "OVERLOADED")
         )
-        server, self.port, healths = self._server(hub, completions, find_hits, drilling, keeper, outermost, receiving)
+        services = self._composer.services(
+            hub, completions, find_hits, drilling, keeper, outermost, receiving, self.condition
+        )
+        server = self._bind(services, outermost)
         await server.start()
         if self._login is not None:
             await self._login.start()
@@ -216,9 +168,9 @@ class Broker:
             asyncio.create_task(denying.run()),
             asyncio.create_task(drilling.run()),
             asyncio.create_task(receiving.run()),
-            asyncio.create_task(Lapsing(Lapses(self.ledger, self._revocations(), clock)).run()),
+            asyncio.create_task(Lapsing(Lapses(self.ledger, self._composer.revocations(), clock)).run()),
             asyncio.create_task(self.log.run()),
-            asyncio.create_task(self._look_after(healths)),
+            asyncio.create_task(self._look_after(self._healths)),
             *([asyncio.create_task(http.serve([http_socket]))] if http is not None and http_socket is not None else []),
         ]
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -258,37 +210,12 @@ class Broker:
         """Apply `document` unless a policy was applied before. Raises ConfigInvalid."""
         if self.policies.current().document:
             return
-        self._apply()(
+        self._composer.apply_policy()(
             Caller(admin, Role.ADMIN),
             document,
             expected_version=None,
             request=RequestKey(
                 admin, f"first-policy-{secrets.token_hex(8)}", hashlib.sha256(document.encode()).digest()
-            ),
-        )
-
-    def _apply(self) -> ApplyPolicy:
-        return ApplyPolicy(
-            self.ledger,
-            self.policies,
-            self._parts.clock,
-            self._parse,
-            digest=_sha256,
-            max_ttl_s=int(self._parts.max_ttl.total_seconds()),
-        )
-
-    def _policy_service(self) -> PolicyService:
-        apply = self._apply()
-        ledger, policies = self.ledger, self.policies
-        return PolicyService(
-            apply,
-            PlanPolicy(ledger, ledger.proofs, policies, apply, self._parts.clock, digest=_sha256),
-            PolicyVersions(ledger, ledger.history, policies, apply, digest=_sha256),
-            Explains(
-                Explain(policies),
-                self._denying.book,
-                ExplainToken(ledger, ledger.proofs, ledger.history, ledger.explaining, policies, self._parts.clock),
-                ExplainPath(policies, self._parts.admins),
             ),
         )
 
@@ -310,105 +237,13 @@ class Broker:
         stops = tuple(text for text in stopping if text)
         return Condition(stops, tuple(dict.fromkeys(text for text in passing if text and not _told(text, stops))))
 
-    def _revocations(self) -> Revocations:
-        # Not `max_ttl`: it may have been longer when a token that is still alive was minted (P4).
-        return Revocations(self._parts.clock, timedelta(seconds=MAX_LIFETIME_S))
-
-    def _drilling(self, hub: FeedHub) -> Drilling:
-        clock, meter = self._parts.clock, self._parts.meter
-        canaries = Canaries(
-            self.ledger, self.policies, self.signer, self._revocations(), clock, new_id=new_token_id, meter=meter
-        )
-        book = DrillBook(self.ledger, self.ledger.proofs, self.policies, clock)
-        return Drilling(hub, canaries, book, self.policies, clock, meter)
-
-    def _server(
-        self,
-        hub: FeedHub,
-        completions: Completions,
-        find_hits: FindHits,
-        drilling: Drilling,
-        keeper: RosterKeeper,
-        outermost: Outermost,
-        receiving: Receiving,
-    ) -> tuple[grpc.aio.Server, int, HealthServicer]:
-        parts, clock, meter = self._parts, self._parts.clock, self._parts.meter
-        revocations = self._revocations()
-        list_verifiers = ListVerifiers(keeper, hub.listeners, self.policies, clock, is_sole=parts.is_sole)
-        revoke = Revoke(self.ledger, self.policies, revocations, meter)
-        approving = Approving(self.ledger, self.ledger.approvals, self.policies, clock, new_id=new_token_id)
-        mint = Mint(self.ledger, self.policies, self.signer, clock, new_id=new_token_id, meter=meter)
-        services = Services(
-            tokens=TokenService(
-                mint,
-                Exchange(
-                    Subjects(self.ledger, self.signer, clock),
-                    mint,
-                    self.policies,
-                    clock,
-                    new_id=new_token_id,
-                    meter=meter,
-                ),
-                self._run_proofs,
-                HoldApprovals(self.ledger.approvals),
-                signs_in_memory=parts.signs_in_memory,
-            ),
-            runs=self._run_service(revocations),
-            revocations=RevocationService(
-                revoke,
-                RevokeTokens(self.ledger, revocations, revoke, meter),
-                Reinstate(self.ledger, self.policies, clock),
-                find_hits,
-                completions,
-                self.ledger,
-                self.ledger.proofs,
-                self.policies,
-                hub,
-                clock,
-            ),
-            feed=FeedService(hub, self.policies, clock, outermost.caller, receiving=receiving),
-            policy=self._policy_service(),
-            status=StatusService(
-                self.ledger,
-                self.policies,
-                self.signer,
-                hub,
-                clock,
-                self.condition,
-                list_verifiers,
-                ForgetVerifier(self.ledger, keeper, list_verifiers, clock),
-                self.ledger.roster,
-                drilling,
-                self.log.trust,
-            ),
-            drills=DrillService(drilling),
-            ledger=self.log.service,
-            approvals=ApprovalService(
-                approving, Voting(self.ledger, approving, self.policies, clock), Watching(approving, self._again)
-            ),
-        )
+    def _bind(self, services: Services, outermost: Outermost) -> grpc.aio.Server:
         self.policies.watch(lambda _in_force: self.signer.wake())
-        bound = bound_server(self._doors, lambda papers, listen: make_server(services, outermost, papers, listen))
-        self._bind_login(services, bound[2])
-        return bound
-
-    def _run_service(self, revocations: Revocations) -> RunService:
-        parts = self._parts
-        runs = Runs(
-            self.ledger,
-            self.policies,
-            parts.clock,
-            revocations,
-            new_id=new_token_id,
-            meter=parts.meter,
-            hold=HoldApprovals(self.ledger.approvals),
-            max_life=parts.max_run,
+        server, self.port, self._healths = bound_server(
+            self._doors, lambda papers, listen: make_server(services, outermost, papers, listen)
         )
-        return RunService(runs, self._run_proofs, parts.clock)
-
-    def _again(self, caller: Caller) -> Caller:
-        """Judge somebody anew by the policy as it is now. Raises Unauthenticated."""
-        return identify(caller.proof, self.policies.current(), self._parts.admins)
+        self._bind_login(services, self._healths)
+        return server
 
     def _bind_login(self, services: Services, healths: HealthServicer) -> None:
         parts, door = self._parts, LoginDoor(self.identities, self._run_proofs)
@@ -500,10 +335,6 @@ class Broker:
         log.critical("the store failed", extra={"fields": {"reason": failure.reason, "detail": failure.message}})
         self._fatal = failure
         os._exit(EXIT_FATAL)
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _told(text: str, in_texts: Iterable[str]) -> bool:

@@ -22,7 +22,8 @@ from broker.adapters.metrics import PrometheusMeter
 from broker.adapters.policy_file import load_policy
 from broker.adapters.sql.engine import DataFolder
 from broker.adapters.witness_client import WitnessClient
-from broker.assembly import Broker, Parts
+from broker.assembly import Broker
+from broker.composing import Parts
 from broker.config import LedgerSettings, Settings, load_settings
 from broker.doors import Doors
 from broker.edge.cli.context import Context, Identity, Login, context_path, write_context

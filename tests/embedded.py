@@ -13,7 +13,8 @@ from broker.adapters.key_rotation import Lifetimes
 from broker.adapters.local_root import LocalRoot
 from broker.adapters.memory_signer import make_memory_key
 from broker.adapters.metrics import PrometheusMeter
-from broker.assembly import Broker, Parts
+from broker.assembly import Broker
+from broker.composing import Parts
 from broker.doors import Doors
 from broker.key_home import KeyHome
 from broker.publishing import LogParts

@@ -26,7 +26,8 @@ from broker.adapters.key_rotation import Lifetimes
 from broker.adapters.local_root import LocalRoot
 from broker.adapters.memory_signer import make_memory_key
 from broker.adapters.metrics import PrometheusMeter
-from broker.assembly import Broker, Parts, new_token_id
+from broker.assembly import Broker
+from broker.composing import Parts, new_token_id
 from broker.domain.asking import Ask
 from broker.domain.policy import Role
 from broker.doors import Doors
