@@ -1,7 +1,6 @@
 """Settings of the keys' home: each mistake is named with its field, all at once, before anything is opened."""
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,18 +17,6 @@ Written = Callable[..., Path]
 
 KEYS_IN_VAULT = 'mode = "vault"'
 APPROLE = 'address = "https://127.0.0.1:1"\nauth = "approle"\nrole_id_file = "role_id"\nsecret_id_file = "secret_id"'
-
-
-@pytest.fixture(autouse=True)
-def logs_as_before() -> Iterator[None]:
-    """`run_serve` sets the process's logs up, and this process runs other tests too."""
-    root, named = logging.getLogger(), ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing")
-    handlers, level, kept = root.handlers[:], root.level, {name: getattr(logging, name) for name in named}
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    for name, value in kept.items():
-        setattr(logging, name, value)
 
 
 @pytest.fixture
