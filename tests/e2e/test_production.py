@@ -24,7 +24,8 @@ from broker.sdk import Verifier
 from broker.sdk.failures import failure_of
 from broker.v1 import policy_pb2, runs_pb2, status_pb2, tokens_pb2
 from tests.embedded import Embedded, Wall
-from tests.openbao import OpenBao, free_port
+from tests.openbao import OpenBao
+from tests.ports import free_port
 from tests.postgresql import PostgreSql
 from tests.served import POLICY, Served, request_id
 from tests.waiting import eventually

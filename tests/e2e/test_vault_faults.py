@@ -102,6 +102,8 @@ def test_p11_with_token_keys_in_vault_only_minting_stops_and_comes_back_by_itsel
     with ExitStack() as undoing:
         undo = fault(transit)
         undoing.callback(transit.heal)
+        # A test that fails here leaves Vault well for the next: each undo may be called twice.
+        undoing.callback(undo)
         for refusal in (*transit.refusals_at_once(8), transit.refusal()):
             assert (refusal.failure.reason, refusal.code) == ("SIGNER_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE)
             assert refusal.failure.retry_after_s
@@ -162,7 +164,7 @@ def test_p11_with_keys_in_memory_a_sealed_vault_stops_nothing_and_is_shown(memor
     with pytest.raises(Revoked):
         verifier.verify(minted.token, "mythos")
     vault.unseal()
-    eventually(lambda: not memory.status().problems, "the status tells it", within_s=BACK_WITHIN_S)
+    eventually(lambda: not memory.status().problems, "the status tells it", within_s=BACK_WITHIN_S + SLACK_S)
     assert any("sealed" in problem for problem in memory.problems_logged())
     assert memory.secrets_told() == set()
 
