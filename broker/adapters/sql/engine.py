@@ -61,6 +61,8 @@ def _sqlite(url: URL) -> Engine:
         _write_ahead(cursor)
         # NORMAL lost acknowledged rows in a power cut; FULL syncs the log at each commit (P11).
         cursor.execute("PRAGMA synchronous = FULL")
+        # SQLite's own folding of the log keeps a failed sync to itself; ours does not.
+        cursor.execute("PRAGMA wal_autocheckpoint = 0")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.execute("PRAGMA cache_size = -32768")
         cursor.close()

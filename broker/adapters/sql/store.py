@@ -17,6 +17,7 @@ from broker.adapters.sql.approvals import SqlApprovals
 from broker.adapters.sql.engine import SqliteFile, for_writing, make_engine, reading
 from broker.adapters.sql.explaining import SqlExplaining
 from broker.adapters.sql.failing import LastFailure, engine_errors
+from broker.adapters.sql.folding import fold
 from broker.adapters.sql.growing import grow, must_have_grown_from
 from broker.adapters.sql.headroom import Headroom
 from broker.adapters.sql.history import SqlPolicyHistory
@@ -238,6 +239,12 @@ class SqlLedger:
                 with engine_errors(), for_writing(self._engine).begin() as connection:
                     dropped = connection.execute(some).rowcount
                 gone += dropped
+        # Also where nothing is appended, others write: who listens, and what was denied.
+        try:
+            fold(self._engine)
+        except Failure as failure:
+            self._last.look_at(failure)
+            raise
         return gone
 
     def wall_clock(self) -> datetime | None:

@@ -15,6 +15,7 @@ from broker.adapters.sql.appending import EntryRow, RequestRow, statements_for
 from broker.adapters.sql.effects import Seen, apply, check
 from broker.adapters.sql.engine import LOCK_TIMEOUT_S, for_writing
 from broker.adapters.sql.failing import ENGINE_ERRORS, LastFailure, translated
+from broker.adapters.sql.folding import LogFolding
 from broker.adapters.sql.growing import Growth, caught_up, pack
 from broker.adapters.sql.headroom import Headroom
 from broker.adapters.sql.instants import ms
@@ -85,6 +86,7 @@ class Writer:
         self._statements = statements_for(engine.dialect.name)
         self._clock = clock
         self._headroom = headroom
+        self._folding = LogFolding(engine)
         self._max_waiting = max_waiting
         self._on_commit = on_commit
         self._on_group = on_group
@@ -133,8 +135,16 @@ class Writer:
                     job.answer = job.answer or _defect(problem)
             for job in jobs:
                 _answer(job)
+            self._fold(jobs)
             if time.monotonic() - started > LOCK_TIMEOUT_S:
                 self._refuse_who_waited(jobs)
+
+    def _fold(self, jobs: list[_Job]) -> None:
+        # Those who waited have their answers: what they wrote is durable in the log.
+        try:
+            self._folding.after(sum(len(job.write.drafts) for job in jobs))
+        except Failure as failure:
+            self._last.look_at(failure)
 
     def _refuse_who_waited(self, jobs: list[_Job]) -> None:
         """After a store that was long away: those who waited for it meanwhile must not wait that long again."""
