@@ -11,7 +11,8 @@ def main() -> None:
         # A wheel without extras is the SDK: even the command line may not be there.
         from broker.edge.cli import cli_with  # noqa: PLC0415
 
-        sys.exit(cli_with(dev=_dev, serve=_serve, witness=_witness, validate=_validate).main(standalone_mode=True))
+        program = cli_with(dev=_dev, serve=_serve, witness=_witness, validate=_validate, strangers=_strangers)
+        sys.exit(program.main(standalone_mode=True))
     except ModuleNotFoundError as missing:
         package = (missing.name or "").partition(".")[0]
         if package in ("", "broker"):
@@ -47,3 +48,9 @@ def _validate(document: str, source: str) -> list[str]:
     from broker.running import validate_policy  # noqa: PLC0415
 
     return validate_policy(document, source)
+
+
+def _strangers() -> Any:
+    from broker import stranger  # noqa: PLC0415
+
+    return stranger

@@ -8,6 +8,7 @@ from broker import __version__
 from broker.edge.cli.approvals import approval
 from broker.edge.cli.auditing import audit
 from broker.edge.cli.blocks import reinstate, revocations
+from broker.edge.cli.checking import Strangers, checking_commands
 from broker.edge.cli.completing import completion
 from broker.edge.cli.drilling import drill
 from broker.edge.cli.explaining import explain
@@ -36,12 +37,14 @@ for one in (denial, token_fate, path):
 _HELP = "Hand out credentials for restricted AI models, and revoke them everywhere."
 
 
-def cli_with(*, dev: Dev, serve: Serve, witness: Witness, validate: Validate) -> click.Group:
+def cli_with(*, dev: Dev, serve: Serve, witness: Witness, validate: Validate, strangers: Strangers) -> click.Group:
     """Return the whole program. What needs the server's parts is given by the composition root."""
     program = _program(validate)
     program.add_command(dev_command(dev))
     program.add_command(serve_command(serve))
     program.add_command(witness_command(witness))
+    for command in checking_commands(strangers):
+        audit.add_command(command)
     return program
 
 

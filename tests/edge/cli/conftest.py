@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from broker import stranger
 from broker.edge.cli import cli_with
 from broker.edge.cli.context import Context, Identity, write_context
 from tests.authority import Authority, Issued
@@ -74,7 +75,11 @@ class Program:
 
     def __call__(self, *arguments: str, stdin: str | bytes | None = "", **environment: str) -> Result:
         program = cli_with(
-            dev=self._start("dev"), serve=self._start("serve"), witness=self._start("witness"), validate=self._validate
+            dev=self._start("dev"),
+            serve=self._start("serve"),
+            witness=self._start("witness"),
+            validate=self._validate,
+            strangers=lambda: stranger,
         )
         return CliRunner().invoke(
             program, arguments, input=stdin, env={**self.environment, **environment}, catch_exceptions=False

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
+from broker import stranger
 from broker.edge.cli import cli_with
 from broker.edge.cli.command import CommandGroup
 from broker.edge.cli.durations import shown
@@ -21,7 +22,11 @@ from tests.edge.cli.served import Served
 
 SPEC = ("--realm", "evaluation", "--partner", "acme", "--user", "alice", "--model", "mythos")
 PROGRAM = cli_with(
-    dev=lambda **_: 0, serve=lambda **_: 0, witness=lambda **_: 0, validate=lambda _document, _source: []
+    dev=lambda **_: 0,
+    serve=lambda **_: 0,
+    witness=lambda **_: 0,
+    validate=lambda _document, _source: [],
+    strangers=lambda: stranger,
 )
 
 
@@ -374,7 +379,11 @@ def test_serve_is_started_with_its_settings(bare: Program, tmp_path: Path) -> No
 @pytest.mark.parametrize("code", [0, 1, 3])
 def test_a_servers_exit_code_is_the_programs(code: int) -> None:
     program = cli_with(
-        dev=lambda **_: code, serve=lambda **_: code, witness=lambda **_: code, validate=lambda _document, _source: []
+        dev=lambda **_: code,
+        serve=lambda **_: code,
+        witness=lambda **_: code,
+        validate=lambda _document, _source: [],
+        strangers=lambda: stranger,
     )
     with pytest.raises(SystemExit) as ended:
         program.main(["dev", "--once"])
@@ -385,7 +394,9 @@ def test_a_servers_failure_is_told_like_any_other(capsys: pytest.CaptureFixture[
     def dev(**_: object) -> int:
         raise OSError(98, "Address already in use", "localhost:7443")
 
-    program = cli_with(dev=dev, serve=dev, witness=dev, validate=lambda _document, _source: [])
+    program = cli_with(
+        dev=dev, serve=dev, witness=dev, validate=lambda _document, _source: [], strangers=lambda: stranger
+    )
     with pytest.raises(SystemExit) as ended:
         program.main(["dev", "--once"])
     assert ended.value.code == 1
