@@ -211,6 +211,15 @@ def test_a_partners_week(stage, tmp_path):
     ways = admin.does("explain", "path", "--model", "mythos", "--realm", "evaluation")
     assert "acme-evaluation" in ways
     assert "carol" in ways
+
+    # All of it is in the log, and a stranger finds it in order.
+    (tmp_path / "trust.json").write_text(admin.does("trust"))
+    admin.does("audit", "export", str(tmp_path / "log"))
+    found = json.loads(
+        admin.does("audit", "verify", str(tmp_path / "log"), "--trust", str(tmp_path / "trust.json"), "-o", "json")
+    )
+    assert found["kinds"]["approval-given"] == found["kinds"]["approval-spent"] == 1
+    assert found["kinds"]["token-minted"] > TESTS
     gateway.close()
     harness.close()
     again.close()
