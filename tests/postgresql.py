@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,9 +41,12 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 class PostgreSql:
-    """One server on a Unix socket and a loopback port. `start`, `stop`, `kill`, `freeze` as often as needed."""
+    """One server on a Unix socket and a loopback port. `start`, `stop`, `kill`, `freeze` as often as needed.
 
-    def __init__(self) -> None:
+    With `follows`, it is a standby of that one, until it is promoted. `environment` is added to its own.
+    """
+
+    def __init__(self, *, follows: "PostgreSql | None" = None, environment: Mapping[str, str] | None = None) -> None:
         # Not in pytest's folders: the server's user may not go there.
         self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
         self.port = free_port()
@@ -50,7 +54,12 @@ class PostgreSql:
         if self._user is not None:
             shutil.chown(self.folder, self._user)
         self._server: subprocess.Popen[bytes] | None = None
-        self._run("initdb", "-D", self.data, "-U", "postgres", "--auth=trust", "--encoding=utf8", "--no-sync")
+        self._environment = {**os.environ, **(environment or {})}
+        if follows is None:
+            self._run("initdb", "-D", self.data, "-U", "postgres", "--auth=trust", "--encoding=utf8", "--no-sync")
+        else:
+            origin = f"host=127.0.0.1 port={follows.port} user=postgres"
+            self._run("pg_basebackup", "-D", self.data, "-d", origin, "-R", "-c", "fast", "--no-sync")
 
     @property
     def data(self) -> Path:
@@ -74,6 +83,7 @@ class PostgreSql:
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
+                env=self._environment,
             )
         eventually(self._answers, f"PostgreSQL answers: {self.log.read_text()[-2000:]}", within_s=START_WITHIN_S)
         return self
@@ -108,6 +118,17 @@ class PostgreSql:
                 if b": postgres " in Path(f"/proc/{pid}/cmdline").read_bytes():
                     os.kill(pid, signal.SIGKILL)
         eventually(self._answers, "PostgreSQL has recovered", within_s=START_WITHIN_S)
+
+    def promote(self) -> None:
+        """Make the standby a primary of its own."""
+        self.execute("SELECT pg_promote(true, 60)")
+
+    def wait_for_standbys(self) -> None:
+        """Acknowledge from now on only what a standby has on its disk."""
+        self.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        self.execute("SELECT pg_reload_conf()")
+        following = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
+        eventually(lambda: self.execute(following), "a standby follows", within_s=START_WITHIN_S)
 
     def freeze(self) -> None:
         self._signal_all(signal.SIGSTOP)

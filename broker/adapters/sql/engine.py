@@ -129,6 +129,26 @@ class _Bounded(psycopg.Connection[Any]):
         """As psycopg's, with an end."""
         return super().wait(self._until_deadline(gen), *args, **options)
 
+    def commit(self) -> None:
+        """As psycopg's; a warning is no success.
+
+        A primary that was told not to wait for its standby any longer answers that it has committed, and warns that
+        nobody else may have it.
+        """
+        severities: list[str | None] = []
+
+        def note(notice: psycopg.errors.Diagnostic) -> None:
+            # It can be read in here alone.
+            severities.append(notice.severity_nonlocalized)
+
+        self.add_notice_handler(note)
+        try:
+            super().commit()
+        finally:
+            self.remove_notice_handler(note)
+        if "WARNING" in severities:
+            raise psycopg.OperationalError("committed with a warning")
+
     def _until_deadline(self, gen: PQGen[_Got]) -> PQGen[_Got]:
         deadline = time.monotonic() + self.patience_s
         try:

@@ -17,6 +17,7 @@ from broker.adapters.sql.approvals import SqlApprovals
 from broker.adapters.sql.engine import SqliteFile, for_writing, make_engine, reading
 from broker.adapters.sql.explaining import SqlExplaining
 from broker.adapters.sql.failing import LastFailure, engine_errors
+from broker.adapters.sql.fencing import Fence
 from broker.adapters.sql.folding import fold
 from broker.adapters.sql.growing import grow, must_have_grown_from
 from broker.adapters.sql.headroom import Headroom
@@ -95,6 +96,7 @@ class SqlLedger:
         self._is_sole = is_sole
         self._listener: Listener | None = None
         self._last = LastFailure(on_fatal)
+        self._fence = Fence(engine)
         self.proofs = SqlProofs(self._reading)
         """The Proofs port, on the same store."""
         self.roster = SqlRoster(self._reading, engine)
@@ -149,7 +151,8 @@ class SqlLedger:
             .order_by(certificates.c.idx)
         )
         with self._reading() as connection:
-            return Changes(
+            is_fenced = self._fence.is_needed(connection)
+            changes = Changes(
                 _head(connection),
                 [_revocation(row) for row in connection.execute(new_revocations)],
                 [
@@ -164,6 +167,9 @@ class SqlLedger:
                     for row in connection.execute(new_certificates)
                 ],
             )
+        if is_fenced:
+            self._fence.must_hold()
+        return changes
 
     def policy(self) -> PolicyRecord:
         """As the port says."""
@@ -270,6 +276,7 @@ class SqlLedger:
         if self._listener is not None:
             self._listener.stop()
         self._writer.close()
+        self._fence.close()
         self._engine.dispose()
         if self._file is not None:
             self._file.release()
