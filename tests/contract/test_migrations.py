@@ -1,12 +1,13 @@
 """A store of an earlier version is brought up to date when it is opened, and keeps what it holds."""
 
+import itertools
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import Engine, create_engine, event, inspect
 
 import broker.adapters.sql
 from broker.adapters.sql.schema import metadata
@@ -30,6 +31,7 @@ MINTED = (
     b'{"at":"2026-06-01T00:00:02.000Z","body":{"claims":{"partner":"globex"}},'
     b'"by":"spiffe://lab.example/ops","index":2,"kind":"token-minted"}'
 )
+STATEMENTS_LOOKED_AT_CLOSELY = 30
 ENTRIES = [CREATED, REVOKED, MINTED]
 
 
@@ -93,3 +95,40 @@ def test_the_migrations_make_exactly_the_tables_that_the_code_uses(home: Home) -
         assert {index["name"] for index in found.get_indexes(name)} == {index.name for index in table.indexes}
         assert set(found.get_pk_constraint(name)["constrained_columns"]) == {one.name for one in table.primary_key}
     engine.dispose()
+
+
+class PowerCut(Exception):
+    """Ends a migration between two of its statements."""
+
+
+def interrupted(home: Home, after: int) -> bool:
+    """Open the store and cut it off after so many statements; return whether there were as many."""
+    count = itertools.count(1)
+
+    def cut(*_: object) -> None:
+        if next(count) > after:
+            raise PowerCut
+
+    event.listen(Engine, "before_cursor_execute", cut)
+    try:
+        home.open()
+    except PowerCut:
+        return True
+    finally:
+        event.remove(Engine, "before_cursor_execute", cut)
+    return False
+
+
+@pytest.mark.parametrize("revision", ["0001", "0005"])
+def test_p11_a_migration_that_is_interrupted_after_any_statement_has_done_nothing(home: Home, revision: str) -> None:
+    make_at(home, revision)
+    after = 0
+    while interrupted(home, after):
+        assert home.sql("SELECT version_num FROM alembic_version") == [(revision,)]
+        assert [bytes(row[0]) for row in home.sql("SELECT entry FROM ledger ORDER BY idx")] == ENTRIES
+        after += 1 if after < STATEMENTS_LOOKED_AT_CLOSELY else 7
+    assert after > STATEMENTS_LOOKED_AT_CLOSELY
+    store = home.opened[-1]
+    assert everything(store) == ENTRIES
+    assert_whole(home)
+    store.close()
