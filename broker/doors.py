@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import grpc
 import uvicorn
 
+from broker.edge.http.patience import PatientProtocol
 from broker.errors import ConfigInvalid
 
 Bound = TypeVar("Bound")
@@ -68,6 +69,7 @@ def http_server(doors: Doors, app: Any) -> uvicorn.Server:
     """Return the HTTP server of an ASGI application; it handles no signals, which are for all doors at once."""
     config = uvicorn.Config(
         app,
+        http=PatientProtocol,
         ssl_certfile=str(doors.cert),
         ssl_keyfile=str(doors.key),
         log_config=None,

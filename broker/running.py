@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import resource
 import secrets
 import sys
 import threading
@@ -43,6 +44,12 @@ CHECKPOINT_FILE = "checkpoint"
 MIB = 1 << 20
 
 
+def _take_all_handles() -> None:
+    """Raise the number of open files to what the machine allows: each verifier is one, and many start with 1024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def _spare_the_collector() -> None:
     """Keep what start-up made out of the garbage collector's walks, which stopped a batch for up to 60 ms."""
     gc.collect()
@@ -63,6 +70,7 @@ def validate_policy(document: str, source: str) -> list[str]:
 def run_dev(*, data: Path, port: int, http_port: int, login_port: int, once: bool) -> int:
     """Run the demo broker in `data` until interrupted, or with `once` through the tour; return the exit code."""
     set_up_logs("error")
+    _take_all_handles()
     try:
         return asyncio.run(_dev(data, port, http_port, login_port, once=once))
     except Failure as failure:
@@ -76,6 +84,7 @@ def run_serve(*, config: Path) -> int:
     try:
         settings = load_settings(config)
         set_up_logs(settings.log.level)
+        _take_all_handles()
         return asyncio.run(_serve(settings))
     except Failure as failure:
         return _failed(failure)

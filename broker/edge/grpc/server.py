@@ -48,6 +48,9 @@ OPTIONS = (
     ("grpc.server.max_pending_requests_hard_limit", 100_000),
     ("grpc.server_max_unrequested_time_in_server", 120),
     ("grpc.max_concurrent_streams", 10_000),
+    # Whoever connects and says nothing holds a handle; gRPC lets them for two minutes. Ten thousand that come back at
+    # once need about as long as this.
+    ("grpc.server_handshake_timeout_ms", 20_000),
     # Verifiers ping every 5 s, with no data under way; more often is refused.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
@@ -60,7 +63,13 @@ OPTIONS = (
 
 # An identity token of 16 KiB must fit, and what is refused must be refused each time: between the two limits, gRPC
 # decides by chance.
-LOGIN_OPTIONS = (*OPTIONS, ("grpc.max_metadata_size", 32 << 10), ("grpc.absolute_max_metadata_size", 32 << 10))
+LOGIN_OPTIONS = (
+    *OPTIONS,
+    ("grpc.max_metadata_size", 32 << 10),
+    ("grpc.absolute_max_metadata_size", 32 << 10),
+    # Anybody gets through this door's handshake. A client that is sent away comes back when it has something to ask.
+    ("grpc.max_connection_idle_ms", 20_000),
+)
 
 
 @dataclass(frozen=True, slots=True)
