@@ -12,23 +12,31 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from broker.errors import Failure, Revoked, StoreUnavailable
+from broker.adapters.sql import SqlLedger
+from broker.errors import Failure, Revoked, StoreCorrupt, StoreUnavailable
 from broker.sdk.failures import failure_of as failure_of_call
+from broker.service.explain_ports import Denial
+from broker.service.proof_ports import Sighting
+from broker.service.tree_ports import CheckpointRecord
 from broker.v1 import runs_pb2, tokens_pb2
 from tests.failing_calls import ALL, Calls, FailingCalls
+from tests.mounts import fail, failing_disk, new_image
 from tests.postgresql import PostgreSql
 from tests.served import Served, request_id
-from tests.stores import Home, append, assert_whole, failure_of, key, write
+from tests.stores import Home, append, assert_whole, failure_of, key, revocation, write
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parent.parent.parent
 PAIRS = 25
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+DENIAL = Denial("acme", "request", "ops", NOW, "mint", "FORBIDDEN", "no", (), "", 1, True)
 REQUESTS = [f"request-{number:02}" for number in range(12)]
 
 
@@ -246,3 +254,30 @@ def test_p5_on_a_slow_disk_under_a_flood_a_revocation_waits_for_two_groups_and_n
         # beside the ledger.
         assert sorted(waited)[len(waited) // 2] <= 4, waited
         assert {(failure.reason, failure.retry_after_s is not None) for failure in refused} <= {("OVERLOADED", True)}
+
+
+# What is written beside the ledger, each by a thread of its own.
+BESIDE: dict[str, Callable[[SqlLedger], object]] = {
+    "who listens": lambda store: store.roster.note([Sighting("gateway", "evaluation", "1", "here", 1, NOW, True)]),
+    "a checkpoint": lambda store: store.checkpoints.keep(CheckpointRecord(1, "a note", NOW, is_settled=True)),
+    "a checkpoint with its witnesses": lambda store: store.checkpoints.settle(1, []),
+    "a denial": lambda store: store.explaining.note([DENIAL]),
+    "what is pruned": lambda store: store.prune(NOW + timedelta(days=30)),
+}
+
+
+@pytest.mark.parametrize("what", BESIDE)
+def test_p11_a_disk_that_fails_under_what_is_written_beside_the_ledger_ends_the_store_too(
+    tmp_path: Path, what: str
+) -> None:
+    with failing_disk(tmp_path / "disk", new_image(tmp_path / "image")) as disk:
+        told: list[Failure] = []
+        home = Home("sqlite", f"sqlite:///{disk / 'ledger.db'}")
+        store = home.open(on_fatal=told.append)
+        append(store, 1, revocation(user="alice"), request=key())
+        fail(disk)
+        with pytest.raises(Failure):
+            BESIDE[what](store)
+        assert len(told) == 1
+        assert isinstance(failure_of(store.append(write(urgent=True))), StoreUnavailable | StoreCorrupt)
+        home.close()

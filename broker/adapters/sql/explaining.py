@@ -6,11 +6,9 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, or_, select
+from sqlalchemy import Connection, delete, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from broker.adapters.sql.engine import for_writing
-from broker.adapters.sql.failing import engine_errors
 from broker.adapters.sql.instants import instant, ms
 from broker.adapters.sql.schema import denials, revocations
 from broker.domain.decision import Rule
@@ -18,16 +16,16 @@ from broker.service.explain_ports import KEEP_DENIALS, MOST_DENIALS, Denial
 from broker.service.ports import RevocationRecord
 from broker.token.revocation import Dimension, Selector
 
-Reading = Callable[[], AbstractContextManager[Connection]]
+Transaction = Callable[[], AbstractContextManager[Connection]]
 _NAMED = ("method", "reason", "message", "remedy", "version", "is_partners")
 
 
 class SqlExplaining:
     """Keeps a row for each denial, and looks for revocations by what their selectors name."""
 
-    def __init__(self, reading: Reading, engine: Engine) -> None:
+    def __init__(self, reading: Transaction, writing: Transaction) -> None:
         self._reading = reading
-        self._engine = engine
+        self._writing = writing
 
     def note(self, found: Sequence[Denial]) -> None:
         """As the port says."""
@@ -36,7 +34,7 @@ class SqlExplaining:
             return
         # Always in the same order, so that two brokers do not wait for each other's rows.
         rows = [_row(newest[key]) for key in sorted(newest)]
-        with engine_errors(), for_writing(self._engine).begin() as connection:
+        with self._writing() as connection:
             connection.execute(_upsert(connection.dialect.name), rows)
             for partner in sorted({one.partner for one in found}):
                 _trim(connection, partner, max(one.at for one in found if one.partner == partner))

@@ -4,24 +4,22 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, case, select
+from sqlalchemy import Connection, case, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from broker.adapters.sql.engine import for_writing
-from broker.adapters.sql.failing import engine_errors
 from broker.adapters.sql.instants import instant, ms
 from broker.adapters.sql.schema import verifiers
 from broker.service.proof_ports import Sighting
 
-Reading = Callable[[], AbstractContextManager[Connection]]
+Transaction = Callable[[], AbstractContextManager[Connection]]
 
 
 class SqlRoster:
     """Keeps one row for each verifier of a realm."""
 
-    def __init__(self, reading: Reading, engine: Engine) -> None:
+    def __init__(self, reading: Transaction, writing: Transaction) -> None:
         self._reading = reading
-        self._engine = engine
+        self._writing = writing
 
     def note(self, sightings: Sequence[Sighting]) -> None:
         """As the port says."""
@@ -41,7 +39,7 @@ class SqlRoster:
             }
         # Always in the same order, so that two brokers do not wait for each other's rows.
         rows = [newest[key] for key in sorted(newest)]
-        with engine_errors(), for_writing(self._engine).begin() as connection:
+        with self._writing() as connection:
             connection.execute(_upsert(connection.dialect.name), rows)
 
     def known(self, realm: str | None) -> Sequence[Sighting]:

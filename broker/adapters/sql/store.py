@@ -99,17 +99,17 @@ class SqlLedger:
         self._fence = Fence(engine)
         self.proofs = SqlProofs(self._reading)
         """The Proofs port, on the same store."""
-        self.roster = SqlRoster(self._reading, engine)
+        self.roster = SqlRoster(self._reading, self._writing)
         """The Roster port, on the same store."""
         self.history = SqlPolicyHistory(self._reading)
         """The PolicyHistory port, on the same store."""
-        self.explaining = SqlExplaining(self._reading, engine)
+        self.explaining = SqlExplaining(self._reading, self._writing)
         """The ports Denials and RevocationSearch, on the same store."""
         self.approvals = SqlApprovals(self._reading)
         """The Approvals port, on the same store."""
         self.tree = SqlTree(self._reading)
         """The Tree port, on the same store."""
-        self.checkpoints = SqlCheckpoints(self._reading, engine)
+        self.checkpoints = SqlCheckpoints(self._reading, self._writing)
         """The Checkpoints port, on the same store."""
         self.receipts = SqlReceiptBook(self._reading)
         """The ReceiptBook port, on the same store."""
@@ -242,15 +242,12 @@ class SqlLedger:
             )
             dropped = PRUNE_AT_ONCE
             while dropped >= PRUNE_AT_ONCE:
-                with engine_errors(), for_writing(self._engine).begin() as connection:
+                with self._writing() as connection:
                     dropped = connection.execute(some).rowcount
                 gone += dropped
         # Also where nothing is appended, others write: who listens, and what was denied.
-        try:
+        with self._looked_at():
             fold(self._engine)
-        except Failure as failure:
-            self._last.look_at(failure)
-            raise
         return gone
 
     def wall_clock(self) -> datetime | None:
@@ -283,9 +280,19 @@ class SqlLedger:
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
+        with self._looked_at(), engine_errors(), reading(self._engine) as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """Begin a transaction beside the ledger's."""
+        with self._looked_at(), engine_errors(), for_writing(self._engine).begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _looked_at(self) -> Iterator[None]:
         try:
-            with engine_errors(), reading(self._engine) as connection:
-                yield connection
+            yield
         except Failure as failure:
             self._last.look_at(failure)
             raise

@@ -4,11 +4,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, select, update
+from sqlalchemy import Connection, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from broker.adapters.sql.engine import for_writing
-from broker.adapters.sql.failing import engine_errors
 from broker.adapters.sql.growing import caught_up, leaf_hashes_of, tile_of
 from broker.adapters.sql.instants import instant, ms
 from broker.adapters.sql.schema import checkpoints, head
@@ -16,7 +14,7 @@ from broker.errors import NotProven, StoreCorrupt
 from broker.ledger.note import NoteSignature, merged, parse_note
 from broker.service.tree_ports import CheckpointRecord, TreeHead
 
-Reading = Callable[[], AbstractContextManager[Connection]]
+Transaction = Callable[[], AbstractContextManager[Connection]]
 
 KEEP_CHECKPOINTS = 1_000
 
@@ -24,7 +22,7 @@ KEEP_CHECKPOINTS = 1_000
 class SqlTree:
     """The Tree port: leaf hashes out of the ledger, the levels above out of their own table."""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: Transaction) -> None:
         self._reading = reading
 
     def head(self) -> TreeHead:
@@ -44,9 +42,9 @@ class SqlTree:
 class SqlCheckpoints:
     """The Checkpoints port."""
 
-    def __init__(self, reading: Reading, engine: Engine) -> None:
+    def __init__(self, reading: Transaction, writing: Transaction) -> None:
         self._reading = reading
-        self._engine = engine
+        self._writing = writing
 
     def newest(self, *, settled: bool = False) -> CheckpointRecord | None:
         """As the port says."""
@@ -60,7 +58,7 @@ class SqlCheckpoints:
     def keep(self, record: CheckpointRecord) -> CheckpointRecord:
         """As the port says."""
         of_that_size = select(checkpoints).where(checkpoints.c.size == record.size)
-        with engine_errors(), for_writing(self._engine).begin() as connection:
+        with self._writing() as connection:
             # Without a lock on the head: no append of another broker waits for this.
             dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
             statement: Any = dialect.insert(checkpoints).values(
@@ -77,7 +75,7 @@ class SqlCheckpoints:
     def settle(self, size: int, cosignatures: Sequence[NoteSignature]) -> None:
         """As the port says."""
         one = checkpoints.c.size == size
-        with engine_errors(), for_writing(self._engine).begin() as connection:
+        with self._writing() as connection:
             kept = connection.execute(select(checkpoints.c.note).where(one).with_for_update()).scalar()
             if kept is None:
                 return
