@@ -17,6 +17,7 @@ import uvicorn
 from grpc_health.v1._async import HealthServicer
 
 from broker.adapters.clock import ASTRAY
+from broker.adapters.event_index import SqliteEventIndex
 from broker.adapters.identity_tokens import IdentityTokens
 from broker.adapters.key_rotation import KeyRotation
 from broker.adapters.policy_file import load_policy
@@ -27,6 +28,7 @@ from broker.doors import Doors, bound_login_server, bound_server, http_server, h
 from broker.edge.grpc.completions import Completions
 from broker.edge.grpc.denying import Denying
 from broker.edge.grpc.feed import FeedHub
+from broker.edge.grpc.indexing import Indexing
 from broker.edge.grpc.lapsing import Lapsing
 from broker.edge.grpc.login import LoginDoor
 from broker.edge.grpc.noting import Noting
@@ -39,10 +41,12 @@ from broker.edge.http.app import make_app
 from broker.errors import ConfigInvalid, Failure, SignerUnavailable
 from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry
 from broker.publishing import Log
+from broker.service.asking import Questions
 from broker.service.calling import Caller
 from broker.service.complete import Complete
 from broker.service.denials import DenialBook
 from broker.service.hits import FindHits
+from broker.service.indexing import Indexer
 from broker.service.keep_receipts import KeepReceipts
 from broker.service.known_runs import KnownRuns
 from broker.service.lapses import Lapses
@@ -88,6 +92,9 @@ class Broker:
         )
         self.log = Log(self.ledger, parts.log, clock, self._fail)
         self._is_new = self.ledger.head().size == 1
+        self._events = SqliteEventIndex(parts.events_file, self.ledger.head())
+        self._indexer = Indexer(self.ledger, self._events, clock)
+        self._questions = Questions(self.ledger, self.ledger.proofs, self._events, self._indexer)
         self._compare_clocks()
         # Planned, applied and then read: the same letters are parsed once.
         parse = lru_cache(maxsize=2)(load_policy)
@@ -152,7 +159,7 @@ class Broker:
             keep, self.signer, clock, lambda: publisher.head, lambda realm: meter.receipts_refused(realm, "OVERLOADED")
         )
         services = self._composer.services(
-            hub, completions, find_hits, drilling, keeper, outermost, receiving, self.condition
+            hub, completions, find_hits, drilling, keeper, outermost, receiving, self.condition, self._questions
         )
         server = self._bind(services, outermost)
         await server.start()
@@ -170,6 +177,7 @@ class Broker:
             asyncio.create_task(receiving.run()),
             asyncio.create_task(Lapsing(Lapses(self.ledger, self._composer.revocations(), clock)).run()),
             asyncio.create_task(self.log.run()),
+            asyncio.create_task(Indexing(self._indexer).run()),
             asyncio.create_task(self._look_after(self._healths)),
             *([asyncio.create_task(http.serve([http_socket]))] if http is not None and http_socket is not None else []),
         ]
@@ -204,6 +212,7 @@ class Broker:
         """Release the store and forget the keys."""
         self.identities.close()
         self.signer.close()
+        self._events.close()
         self.ledger.close()
 
     def apply_first_policy(self, document: str, admin: str) -> None:

@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 
 from broker.adapters.clock import SystemClock
 from broker.adapters.identity_tokens import Outside
@@ -13,6 +14,7 @@ from broker.adapters.metrics import PrometheusMeter
 from broker.adapters.sql import SqlLedger
 from broker.domain.policy import Policy
 from broker.edge.grpc.approvals import ApprovalService
+from broker.edge.grpc.audit import AuditService
 from broker.edge.grpc.completions import Completions
 from broker.edge.grpc.denying import Denying
 from broker.edge.grpc.drilling import Drilling
@@ -31,6 +33,7 @@ from broker.edge.grpc.watching import Watching
 from broker.publishing import Log, LogParts
 from broker.service.apply_policy import ApplyPolicy
 from broker.service.approving import Approving
+from broker.service.asking import Questions
 from broker.service.calling import Caller, identify
 from broker.service.canary import Canaries
 from broker.service.drill import DrillBook
@@ -78,6 +81,8 @@ class Parts:
     meter: PrometheusMeter
     log: LogParts
     outside: Outside = field(default_factory=Outside)
+    # Where the index of the ledger is kept; it can be deleted at any time.
+    events_file: Path | None = None
     # Why the home of the keys cannot be asked now, or nothing.
     key_home_problem: Callable[[], str] = str
 
@@ -145,6 +150,7 @@ class Composer:
         outermost: Outermost,
         receiving: Receiving,
         condition: Callable[[], Condition],
+        questions: Questions,
     ) -> Services:
         """Return each use case behind its door."""
         parts, clock, meter = self.parts, self.parts.clock, self.parts.meter
@@ -201,6 +207,7 @@ class Composer:
             approvals=ApprovalService(
                 approving, Voting(self.ledger, approving, self.policies, clock), Watching(approving, self._again)
             ),
+            audit=AuditService(questions),
         )
 
     def _run_service(self, revocations: Revocations) -> RunService:

@@ -41,6 +41,7 @@ from broker.token.keys import render_trust
 EXIT_DONE, EXIT_FAILED = 0, 1
 DEV_HEADROOM_BYTES = 4 << 20
 CHECKPOINT_FILE = "checkpoint"
+EVENTS_FILE = "events.db"
 MIB = 1 << 20
 
 
@@ -173,6 +174,7 @@ def _dev_parts(data: Path) -> Parts:
             publishes_entries=True,
             file=data / CHECKPOINT_FILE,
         ),
+        events_file=data / EVENTS_FILE,
         # Whoever tries it has the identity provider on the same machine.
         outside=Outside(Reach(private=None)),
     )
@@ -305,6 +307,7 @@ def _serve_parts(settings: Settings, clock: SystemClock, meter: PrometheusMeter,
             command=settings.ledger.checkpoint_command,
             witnesses=_witnesses(settings.ledger),
         ),
+        events_file=settings.server.data_dir / EVENTS_FILE,
         outside=Outside(
             Reach(frozenset(settings.identity.allow_private), settings.identity.ca_file),
             settings.identity.review_token_files,

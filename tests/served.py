@@ -16,6 +16,7 @@ from broker.errors import Stale, Untrusted
 from broker.sdk import Identity, Verifier
 from broker.v1 import (
     approvals_pb2_grpc,
+    audit_pb2_grpc,
     drills_pb2_grpc,
     ledger_pb2_grpc,
     policy_pb2,
@@ -248,6 +249,9 @@ level = "debug"
 
     def ledger(self, name: str = "auditor") -> Any:
         return ledger_pb2_grpc.LedgerServiceStub(self.channel(name))
+
+    def audit(self, name: str = "auditor") -> Any:
+        return audit_pb2_grpc.AuditServiceStub(self.channel(name))
 
     def approvals(self, name: str = "acme") -> Any:
         return approvals_pb2_grpc.ApprovalServiceStub(self.channel(name))

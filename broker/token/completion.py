@@ -214,6 +214,14 @@ def check_completions(document: str, trust: Mapping[str, RealmTrust]) -> tuple[S
     return tuple(statements)
 
 
+def unverified_statements(document: str) -> tuple[Statement, ...]:
+    """Return what a completion that the broker itself kept states; no signature is checked. Raises Malformed."""
+    return tuple(
+        _read(_claims(parse_jws(line, typ=COMPLETION_TYP, max_bytes=MAX_COMPLETION_BYTES).payload))
+        for line in document.splitlines()
+    )
+
+
 def _revocation(statement: Statement) -> tuple[object, ...]:
     """Return what statements of one revocation have in common."""
     return (

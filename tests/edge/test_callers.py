@@ -17,6 +17,7 @@ from google.rpc import status_pb2 as rpc_status
 import broker.v1
 from broker.v1 import (
     approvals_pb2,
+    audit_pb2,
     drills_pb2,
     feed_pb2,
     feed_pb2_grpc,
@@ -160,6 +161,9 @@ MAY = {
     "LedgerService/ProveInclusion": {"admin", "auditor"},
     "LedgerService/ProveConsistency": {"admin", "auditor"},
     "LedgerService/GetEntries": {"admin", "auditor"},
+    "AuditService/Query": {"admin", "auditor"},
+    "AuditService/Trail": {"admin", "auditor"},
+    "AuditService/AfterRevocation": {"admin", "auditor"},
 }
 # A call that is right in every way but, perhaps, for who makes it.
 CALLS = {
@@ -247,6 +251,9 @@ CALLS = {
         ledger_pb2.ProveConsistencyRequest(old_size=1)
     ),
     "LedgerService/GetEntries": lambda s, n: s.ledger(n).GetEntries(ledger_pb2.GetEntriesRequest(limit=1)),
+    "AuditService/Query": lambda s, n: s.audit(n).Query(audit_pb2.QueryRequest(partner="acme")),
+    "AuditService/Trail": lambda s, n: s.audit(n).Trail(audit_pb2.TrailRequest(run=UNHEARD_OF)),
+    "AuditService/AfterRevocation": lambda s, n: s.audit(n).AfterRevocation(audit_pb2.AfterRevocationRequest(index=0)),
     "ApprovalService/RequestApproval": lambda s, n: s.approvals(n).RequestApproval(wish()),
     "ApprovalService/GetApproval": lambda s, n: s.approvals(n).GetApproval(
         approvals_pb2.GetApprovalRequest(approval=UNHEARD_OF)
@@ -569,6 +576,14 @@ def test_b20_a_caller_of_one_partner_can_neither_act_for_nor_see_another(served)
         "LedgerService/GetEntries": [
             lambda s, index=index: s.ledger("globex").GetEntries(ledger_pb2.GetEntriesRequest(start=index, limit=1))
             for index in (0, mine.index)
+        ],
+        "AuditService/Query": [lambda s: s.audit("globex").Query(audit_pb2.QueryRequest(partner="acme"))],
+        "AuditService/Trail": [
+            lambda s: s.audit("globex").Trail(audit_pb2.TrailRequest(token=mine.id)),
+            lambda s: s.audit("globex").Trail(audit_pb2.TrailRequest(run=run.id)),
+        ],
+        "AuditService/AfterRevocation": [
+            lambda s: s.audit("globex").AfterRevocation(audit_pb2.AfterRevocationRequest(index=mine.index))
         ],
         "FeedService/Listen": [
             lambda s, realm=realm: listen(s, "globex", realm) for realm in ("evaluation", "research")

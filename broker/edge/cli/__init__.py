@@ -6,6 +6,7 @@ import click
 
 from broker import __version__
 from broker.edge.cli.approvals import approval
+from broker.edge.cli.asking import after_revocation, query, trail
 from broker.edge.cli.auditing import audit
 from broker.edge.cli.blocks import reinstate, revocations
 from broker.edge.cli.checking import Strangers, checking_commands
@@ -28,7 +29,7 @@ from broker.edge.cli.witnessing import Witness, witness_command
 
 __all__ = ["cli_with", "main"]
 
-for one in (checkpoint, prove):
+for one in (checkpoint, prove, query, trail, after_revocation):
     audit.add_command(one)
 for one in (denial, token_fate, path):
     explain.add_command(one)

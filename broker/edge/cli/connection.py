@@ -22,6 +22,7 @@ from broker.sdk.failures import Unreachable, failure_of
 from broker.sdk.identity import AnyIdentity, Identity, KeyIdentity, TokenIdentity
 from broker.v1 import (
     approvals_pb2_grpc,
+    audit_pb2_grpc,
     drills_pb2_grpc,
     ledger_pb2_grpc,
     policy_pb2_grpc,
@@ -243,6 +244,11 @@ class Broker:
     def approvals(self) -> Any:
         """ApprovalService."""
         return approvals_pb2_grpc.ApprovalServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    @property
+    def audit(self) -> Any:
+        """AuditService."""
+        return audit_pb2_grpc.AuditServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     @property
     def ledger(self) -> Any:

@@ -22,6 +22,7 @@ class Output:
     """Where results go: stdout, in the form that was asked for."""
 
     as_json: bool
+    as_csv: bool = False
 
     def show(self, result: Mapping[str, object], text: RenderableType) -> None:
         """Print `result` as JSON, or `text` for people: a string as it is, a table in the terminal's width."""

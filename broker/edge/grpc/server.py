@@ -8,6 +8,7 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from broker.edge.grpc.approvals import ApprovalService
+from broker.edge.grpc.audit import AuditService
 from broker.edge.grpc.drills import DrillService
 from broker.edge.grpc.feed import FeedService
 from broker.edge.grpc.ledger import LedgerService
@@ -20,6 +21,8 @@ from broker.edge.grpc.tokens import TokenService
 from broker.v1 import (
     approvals_pb2,
     approvals_pb2_grpc,
+    audit_pb2,
+    audit_pb2_grpc,
     drills_pb2,
     drills_pb2_grpc,
     feed_pb2,
@@ -85,6 +88,7 @@ class Services:
     drills: DrillService
     ledger: LedgerService
     approvals: ApprovalService
+    audit: AuditService
 
 
 def make_server(
@@ -108,6 +112,7 @@ def make_server(
             (drills_pb2, "DrillService"),
             (ledger_pb2, "LedgerService"),
             (approvals_pb2, "ApprovalService"),
+            (audit_pb2, "AuditService"),
         )
     ]
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
@@ -138,6 +143,7 @@ def _add(services: Services, server: grpc.aio.Server) -> None:
     drills_pb2_grpc.add_DrillServiceServicer_to_server(services.drills, server)
     ledger_pb2_grpc.add_LedgerServiceServicer_to_server(services.ledger, server)
     approvals_pb2_grpc.add_ApprovalServiceServicer_to_server(services.approvals, server)
+    audit_pb2_grpc.add_AuditServiceServicer_to_server(services.audit, server)
 
 
 async def set_health(healths: HealthServicer, *, minting: bool, storing: bool) -> None:

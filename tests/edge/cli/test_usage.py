@@ -92,6 +92,9 @@ def test_the_commands_are_those_of_the_design() -> None:
         "audit checkpoint",
         "audit prove",
         "audit export",
+        "audit query",
+        "audit trail",
+        "audit after-revocation",
         "audit verify",
         "audit tail",
         "status",
@@ -112,7 +115,7 @@ def test_the_help_of_every_command_has_an_example_of_it(bare: Program, path: tup
 )
 def test_every_command_that_answers_has_documented_json(bare: Program, path: tuple[str, ...]) -> None:
     text = bare(*path, "--help").stdout
-    assert "-o, --output [text|json]" in text
+    assert "-o, --output [text|json" in text
     assert text.partition("JSON (-o json):")[2].strip()
 
 
