@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -183,6 +184,7 @@ class SqliteEventIndex:
 _HAS = "EXISTS (SELECT 1 FROM facets g WHERE g.word = ? AND g.idx = f.idx AND g.line = f.line)"
 
 
+@lru_cache(maxsize=65_536)
 def _word(one: str) -> int:
     """Return a facet as a number: of ten million, two share one by chance once in 400,000 ledgers."""
     return int.from_bytes(hashlib.sha256(one.encode("utf-8", "surrogatepass")).digest()[:8], "big", signed=True)

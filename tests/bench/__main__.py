@@ -4,7 +4,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import appends, minting, receipts, revoking, verifying
+from tests.bench import appends, asking, minting, receipts, revoking, verifying
 from tests.bench.measuring import Row, report, results
 
 BENCHES = {
@@ -13,6 +13,7 @@ BENCHES = {
     "revoke": revoking.run,
     "receipts": receipts.run,
     "append": appends.run,
+    "questions": asking.run,
 }
 
 

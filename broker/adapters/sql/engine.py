@@ -4,7 +4,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,8 @@ from broker.errors import ConfigInvalid, StoreUnavailable
 LOCK_TIMEOUT_S = 5
 # A server that was stopped keeps its sockets open and answers never: the waiting is bounded on our side.
 ANSWER_TIMEOUT_S = 7
+# One for each thread that reads or writes at the same time.
+SQLITE_CONNECTIONS = 12
 CONNECT_TIMEOUT_S = 5
 
 _Got = TypeVar("_Got")
@@ -38,6 +40,14 @@ def make_engine(url: str | URL, *, answer_timeout_s: int = ANSWER_TIMEOUT_S) -> 
     raise ConfigInvalid("store.url", (f"{parsed.get_backend_name()} is not supported; use sqlite or postgresql",))
 
 
+def open_all(engine: Engine) -> None:
+    """Open all connections that a SQLite store may need at the same time, while there are file handles."""
+    if engine.dialect.name == "sqlite":
+        with ExitStack() as held:
+            for _ in range(SQLITE_CONNECTIONS):
+                held.enter_context(engine.connect())
+
+
 def for_writing(engine: Engine) -> Engine:
     """Return the same engine whose transactions will write."""
     return engine.execution_options(broker_writes=True)
@@ -51,7 +61,9 @@ def reading(engine: Engine) -> AbstractContextManager[Connection]:
 
 
 def _sqlite(url: URL) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": LOCK_TIMEOUT_S, "check_same_thread": False}, pool_size=8)
+    engine = create_engine(
+        url, connect_args={"timeout": LOCK_TIMEOUT_S, "check_same_thread": False}, pool_size=SQLITE_CONNECTIONS
+    )
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:
@@ -65,6 +77,8 @@ def _sqlite(url: URL) -> Engine:
         cursor.execute("PRAGMA wal_autocheckpoint = 0")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.execute("PRAGMA cache_size = -32768")
+        # A file for what is sorted would need a handle when there is none.
+        cursor.execute("PRAGMA temp_store = MEMORY")
         cursor.close()
 
     @event.listens_for(engine, "begin")

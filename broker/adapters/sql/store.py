@@ -14,7 +14,7 @@ from alembic.config import Config
 from sqlalchemy import Connection, Engine, delete, func, insert, or_, select, text, tuple_
 
 from broker.adapters.sql.approvals import SqlApprovals
-from broker.adapters.sql.engine import SqliteFile, for_writing, make_engine, reading
+from broker.adapters.sql.engine import SqliteFile, for_writing, make_engine, open_all, reading
 from broker.adapters.sql.explaining import SqlExplaining
 from broker.adapters.sql.failing import LastFailure, engine_errors
 from broker.adapters.sql.fencing import Fence
@@ -332,6 +332,8 @@ def open_store(
             _must_be_sound(connection)
             grow(connection)
             must_have_grown_from(connection, LOOK_AT_LAST)
+        with engine_errors():
+            open_all(engine)
     except Failure as failure:
         if file is not None:
             file.release()
