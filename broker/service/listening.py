@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 NS_PER_MS = 1_000_000
+# Cuts are kept for revocations that are not watched yet: an acknowledgement can be faster than the one who commits.
+MAX_EARLY_CUTS = 16_384
 
 
 class Stop(StrEnum):
@@ -106,6 +108,11 @@ class Watch:
     # Whether the feed has published the revocation: whoever joins after that gets it with the first frame.
     is_published: bool = False
 
+    def add(self, index: int, name: tuple[str, str], uses: int) -> None:
+        """Count uses that the revocation at `index` cut at a verifier, given by name and realm, if it is this one."""
+        if self.first <= index <= self.index and name[1] in self.realms:
+            self.cuts[name] = self.cuts.get(name, 0) + uses
+
 
 class Listeners:
     """The streams of this process. Pure: instants are arguments. One event loop owns it.
@@ -120,6 +127,8 @@ class Listeners:
         self._is_sole = is_sole
         self._listeners: dict[int, Listener] = {}
         self._watches: list[Watch] = []
+        # The newest cuts: how many uses, by the revocation's index and by verifier and realm.
+        self._cuts: dict[tuple[int, tuple[str, str]], int] = {}
         self._next_stream = 1
 
     def join(self, *, verifier: str, realm: str, version: str, address: str, lease_ms: int, now_ns: int) -> Listener:
@@ -153,10 +162,12 @@ class Listeners:
 
     def cut(self, listener: Listener, index: int, uses: int) -> None:
         """Note that a revocation cut running uses at a verifier. Comes before the acknowledgement that covers it."""
+        name = (listener.verifier, listener.realm)
+        self._cuts[index, name] = self._cuts.pop((index, name), 0) + uses
+        if len(self._cuts) > MAX_EARLY_CUTS:
+            del self._cuts[next(iter(self._cuts))]
         for watch in self._watches:
-            if watch.first <= index <= watch.index and listener.realm in watch.realms:
-                name = (listener.verifier, listener.realm)
-                watch.cuts[name] = watch.cuts.get(name, 0) + uses
+            watch.add(index, name, uses)
 
     def watch(
         self,
@@ -198,6 +209,8 @@ class Listeners:
         watch = Watch(
             index, index - entries + 1, realms, committed_ns, earlier_ns, unknown_until_ns, waiting, elsewhere
         )
+        for (cut, name), uses in self._cuts.items():
+            watch.add(cut, name, uses)
         self._watches.append(watch)
         return watch
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.service.listening import Listeners, Outcome, Stop
+from broker.service.listening import MAX_EARLY_CUTS, Listeners, Outcome, Stop
 
 S = 1_000_000_000
 LEASE_MS = 3000
@@ -271,3 +271,27 @@ def test_p6_a_listener_is_settled_only_by_a_head_above_the_index(head):
     listener = joined(listeners)
     listeners.acknowledge(listener, head, T - 1)
     assert not listeners.progress(watched(listeners), T, published_head=AFTER).is_complete
+
+
+def test_what_was_cut_before_the_revocation_is_watched_is_counted_all_the_same():
+    listeners = sole()
+    listener, other = joined(listeners), joined(listeners, realm="internal")
+    # The feed can publish it, and a verifier acknowledge it, before the one who committed it begins to watch.
+    listeners.cut(listener, INDEX, 2)
+    listeners.cut(listener, INDEX, 1)
+    listeners.cut(listener, INDEX - 1, 5)
+    listeners.cut(other, INDEX, 7)
+    listeners.acknowledge(listener, AFTER, T + 2)
+    watch = watched(listeners, T + 3)
+    assert listeners.progress(watch, T + 4, published_head=AFTER).outcomes == (
+        Outcome("gate", "evaluation", Stop.ACKNOWLEDGED, 2, 3),
+    )
+
+
+def test_cuts_that_nobody_watches_do_not_add_up():
+    listeners = sole()
+    listener = joined(listeners)
+    listeners.cut(listener, INDEX, 2)
+    for index in range(MAX_EARLY_CUTS):
+        listeners.cut(listener, INDEX + 1 + index, 1)
+    assert not watched(listeners).cuts
