@@ -41,7 +41,6 @@ from broker.edge.http.app import make_app
 from broker.errors import ConfigInvalid, Failure, SignerUnavailable
 from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry
 from broker.publishing import Log
-from broker.service.asking import Questions
 from broker.service.calling import Caller
 from broker.service.complete import Complete
 from broker.service.denials import DenialBook
@@ -94,7 +93,6 @@ class Broker:
         self._is_new = self.ledger.head().size == 1
         self._events = SqliteEventIndex(parts.events_file, self.ledger.head())
         self._indexer = Indexer(self.ledger, self._events, clock)
-        self._questions = Questions(self.ledger, self.ledger.proofs, self._events, self._indexer)
         self._compare_clocks()
         # Planned, applied and then read: the same letters are parsed once.
         parse = lru_cache(maxsize=2)(load_policy)
@@ -112,7 +110,16 @@ class Broker:
             away=str if parts.signs_in_memory else parts.key_home_problem,
         )
         self._composer = Composer(
-            parts, self.ledger, self.policies, self.signer, parse, self._run_proofs, self._denying, self.log
+            parts,
+            self.ledger,
+            self.policies,
+            self.signer,
+            parse,
+            self._run_proofs,
+            self._denying,
+            self.log,
+            self._events,
+            self._indexer,
         )
         self.identities = IdentityTokens(parts.outside, clock)
         self._login: grpc.aio.Server | None = None
@@ -159,7 +166,7 @@ class Broker:
             keep, self.signer, clock, lambda: publisher.head, lambda realm: meter.receipts_refused(realm, "OVERLOADED")
         )
         services = self._composer.services(
-            hub, completions, find_hits, drilling, keeper, outermost, receiving, self.condition, self._questions
+            hub, completions, find_hits, drilling, keeper, outermost, receiving, self.condition
         )
         server = self._bind(services, outermost)
         await server.start()

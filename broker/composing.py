@@ -23,6 +23,7 @@ from broker.edge.grpc.feed import FeedHub, FeedService
 from broker.edge.grpc.outermost import Outermost
 from broker.edge.grpc.policy import Explains, PolicyService
 from broker.edge.grpc.receiving import Receiving
+from broker.edge.grpc.reports import ReportService
 from broker.edge.grpc.revocations import RevocationService
 from broker.edge.grpc.run_proofs import RunProofs
 from broker.edge.grpc.runs import RunService
@@ -42,11 +43,14 @@ from broker.service.explain import Explain
 from broker.service.explain_path import ExplainPath
 from broker.service.explain_token import ExplainToken
 from broker.service.hits import FindHits
+from broker.service.indexing import Indexer
 from broker.service.mint import Mint
 from broker.service.plan_policy import PlanPolicy
 from broker.service.policies import Policies
 from broker.service.policy_versions import PolicyVersions
 from broker.service.ports import Root
+from broker.service.question_ports import EventIndex
+from broker.service.reporting import AccessReports
 from broker.service.revoke import Reinstate, Revocations, Revoke, RevokeTokens
 from broker.service.roster import RosterKeeper
 from broker.service.runs import Runs
@@ -99,6 +103,8 @@ class Composer:
     run_proofs: RunProofs
     denying: Denying
     log: Log
+    index: EventIndex
+    indexer: Indexer
 
     def apply_policy(self) -> ApplyPolicy:
         """Return what replaces the policy."""
@@ -117,7 +123,7 @@ class Composer:
         return PolicyService(
             apply,
             PlanPolicy(ledger, ledger.proofs, policies, apply, self.parts.clock, digest=_sha256),
-            PolicyVersions(ledger, ledger.history, policies, apply, digest=_sha256),
+            self._policy_versions(apply),
             Explains(
                 Explain(policies),
                 self.denying.book,
@@ -150,7 +156,6 @@ class Composer:
         outermost: Outermost,
         receiving: Receiving,
         condition: Callable[[], Condition],
-        questions: Questions,
     ) -> Services:
         """Return each use case behind its door."""
         parts, clock, meter = self.parts, self.parts.clock, self.parts.meter
@@ -207,8 +212,25 @@ class Composer:
             approvals=ApprovalService(
                 approving, Voting(self.ledger, approving, self.policies, clock), Watching(approving, self._again)
             ),
-            audit=AuditService(questions),
+            audit=AuditService(Questions(self.ledger, self.ledger.proofs, self.index, self.indexer)),
+            reports=ReportService(self._access_reports(), list_verifiers, self.ledger.roster),
         )
+
+    def _access_reports(self) -> AccessReports:
+        return AccessReports(
+            self.ledger,
+            self.policies,
+            self._policy_versions(self.apply_policy()),
+            self.parse,
+            self.index,
+            self.indexer,
+            self.log.publish,
+            self.parts.clock,
+            self.parts.admins,
+        )
+
+    def _policy_versions(self, apply: ApplyPolicy) -> PolicyVersions:
+        return PolicyVersions(self.ledger, self.ledger.history, self.policies, apply, digest=_sha256)
 
     def _run_service(self, revocations: Revocations) -> RunService:
         parts = self.parts

@@ -38,7 +38,8 @@ POLICY = """\
 # The demo policy of `broker dev`: two partners, two models, three realms.
 version: 1
 realms:
-  evaluation: {issuer: "https://broker.dev.example/evaluation", audience: models.evaluation, max_ttl: 1h}
+  evaluation: {issuer: "https://broker.dev.example/evaluation", audience: models.evaluation, max_ttl: 1h,
+    receipts: each}
   research: {issuer: "https://broker.dev.example/research", audience: models.research, max_ttl: 8h}
   production: {issuer: "https://broker.dev.example/production", audience: models.production, max_ttl: 15m}
 models: [mythos, oracle]

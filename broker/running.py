@@ -221,7 +221,12 @@ def _show(broker: Broker, papers: demo.Papers, data: Path, *, once: bool) -> Non
 def _tour(broker: Broker, papers: demo.Papers, *, keeps_listening: bool, stopping: threading.Event) -> None:
     endpoint = f"127.0.0.1:{broker.port}"
     verifier = Verifier.connect(
-        endpoint, realm="evaluation", trust=papers.trust, identity=papers.identity("verifier-evaluation")
+        endpoint,
+        realm="evaluation",
+        trust=papers.trust,
+        identity=papers.identity("verifier-evaluation"),
+        # Where its receipts wait until the ledger has them.
+        state_dir=papers.trust.with_name("verifier"),
     )
     try:
         _say("the tour, with the time that each step took:")
@@ -240,6 +245,7 @@ the demo verifier goes on listening; try, in another terminal:
   broker revoke --partner acme --reason "trying it out" --wait
   broker token verify --realm evaluation --model mythos < token
   broker reinstate --partner acme --reason "tried it"
+  broker report access --model mythos
 stop with Ctrl-C
 """
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from broker.adapters.export_folder import ExportFolder, must_be_new, new_export
 from broker.audit.export import Checked, check_export
+from broker.audit.report import encode_report, open_report
 from broker.audit.rules import Rules
 from broker.audit.writing import ExportWriter
 from broker.audit.wrong import Rule, wrong
@@ -131,6 +132,21 @@ class Follower:
 def follower(trust: str, witnesses: int | None, source: Source) -> Follower:
     """Return what checks a log from its first entry on. Raises as `verify`."""
     return Follower(trust, witnesses, source)
+
+
+def check_report(document: bytes, note: bytes, trust: str) -> Mapping[str, Any]:
+    """Return what an access report says, once it is known to be the log's own. Witnesses sign no report.
+
+    Raises:
+        Invalid, Malformed: The trust file says nothing of a log, or is none.
+        NotProven: It was changed, or is another's.
+    """
+    return open_report(document, note, log_keys(trust, 0))
+
+
+def check_report_of(report: Mapping[str, Any], note: str, trust: str) -> Mapping[str, Any]:
+    """Check a report, whatever its layout was, as `check_report` does."""
+    return check_report(encode_report(report), note.encode(), trust)
 
 
 def log_keys(trust: str, witnesses: int | None) -> LogKeys:

@@ -21,6 +21,7 @@ from broker.v1 import (
     ledger_pb2_grpc,
     policy_pb2,
     policy_pb2_grpc,
+    reports_pb2_grpc,
     revocations_pb2,
     revocations_pb2_grpc,
     runs_pb2_grpc,
@@ -252,6 +253,9 @@ level = "debug"
 
     def audit(self, name: str = "auditor") -> Any:
         return audit_pb2_grpc.AuditServiceStub(self.channel(name))
+
+    def reports(self, name: str = "auditor") -> Any:
+        return reports_pb2_grpc.ReportServiceStub(self.channel(name))
 
     def approvals(self, name: str = "acme") -> Any:
         return approvals_pb2_grpc.ApprovalServiceStub(self.channel(name))

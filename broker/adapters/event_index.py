@@ -4,16 +4,17 @@ import hashlib
 import sqlite3
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import astuple, replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from broker.audit.events import Event
+from broker.audit.events import ACCEPTED, AccessPath, Event, facet, models_of
 from broker.errors import StoreUnavailable
 from broker.service.ports import Head
-from broker.service.question_ports import Ref, Refs, Wanted
+from broker.service.question_ports import Reached, Ref, Refs, Times, Wanted
 
 # An answer comes within a second: looking takes half of it at most.
 BUDGET_S = 0.5
@@ -24,13 +25,27 @@ _NEWEST = 1_000
 _CLOCK_SET_BACK_MS = 86_400_000
 # The clock of a verifier is ahead of ours, by less than that.
 _AHEAD_MS = 3_600_000
-_FORM = 1
+_FORM = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (form INTEGER, incarnation TEXT, size INTEGER);
 CREATE TABLE IF NOT EXISTS events (idx INTEGER, line INTEGER, at_ms INTEGER, latest_ms INTEGER, head INTEGER,
   PRIMARY KEY (idx, line)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS facets (word INTEGER, idx INTEGER, line INTEGER,
   PRIMARY KEY (word, idx, line)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS reached (realm TEXT, partner TEXT, model TEXT, user TEXT, workload TEXT, grant_id TEXT,
+  environment TEXT, minted INTEGER, minted_ms INTEGER, minted_idx INTEGER, used INTEGER, used_ms INTEGER,
+  used_idx INTEGER,
+  PRIMARY KEY (realm, partner, model, user, workload, grant_id, environment)) WITHOUT ROWID;
+"""
+# The newest of two, by its time: what a verifier signed can arrive late.
+_REACHED = """
+INSERT INTO reached VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET
+  minted = minted + excluded.minted, used = used + excluded.used,
+  minted_idx = iif(excluded.minted_ms >= minted_ms, excluded.minted_idx, minted_idx),
+  minted_ms = max(minted_ms, excluded.minted_ms),
+  used_idx = iif(excluded.used_ms >= used_ms, excluded.used_idx, used_idx),
+  used_ms = max(used_ms, excluded.used_ms)
 """
 
 
@@ -121,8 +136,11 @@ class SqliteEventIndex:
             writing, _ = self._connections()
             writing.execute("BEGIN IMMEDIATE")
             try:
+                [(covered,)] = writing.execute("SELECT size FROM about")
                 writing.executemany("INSERT OR REPLACE INTO events VALUES (?, ?, ?, ?, ?)", rows)
                 writing.executemany("INSERT OR REPLACE INTO facets VALUES (?, ?, ?)", words)
+                # What is written again is the same; what is counted again is not.
+                writing.executemany(_REACHED, _reached(one for one in events if one.index >= covered))
                 writing.execute("UPDATE about SET size = ?", (size,))
                 writing.execute("COMMIT")
             except BaseException:
@@ -175,10 +193,49 @@ class SqliteEventIndex:
             [(head,)] = connection.execute(query, (first, *others))
         return None if head is None or head < 0 else int(head)
 
+    def reached(self, realm: str | None, partner: str | None, model: str | None, limit: int) -> Sequence[Reached]:
+        """As the port says."""
+        named = [(name, one) for name, one in (("realm", realm), ("partner", partner), ("model", model)) if one]
+        where = " AND ".join(f"{name} = ?" for name, _ in named) or "1"
+        with self._read() as connection:
+            rows = connection.execute(
+                f"SELECT * FROM reached WHERE {where} ORDER BY realm, partner, model LIMIT ?",  # noqa: S608 - our own words
+                (*(one for _, one in named), limit),
+            ).fetchall()
+        return [
+            Reached(AccessPath(row[0], row[1], *row[3:7]), row[2], _times(*row[7:10]), _times(*row[10:13]))
+            for row in rows
+        ]
+
     @contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:
         with self._read_lock, _errors():
             yield self._connections()[1]
+
+
+def _reached(events: Iterable[Event]) -> Iterator[tuple[object, ...]]:
+    """Yield a row for each path to a model that events tell of."""
+    found: dict[tuple[AccessPath, str, bool], Times] = {}
+    for event in events:
+        is_use = event.line > 0
+        if event.path is None or (is_use and facet("decision", ACCEPTED) not in event.facets):
+            continue
+        for model in models_of(event):
+            key = (event.path, model, is_use)
+            newest = found.get(key, Times(0, -1, -1))
+            count = newest.count + event.count
+            if event.at_ms >= newest.at_ms:
+                newest = Times(count, event.at_ms, event.index)
+            found[key] = replace(newest, count=count)
+    never = (0, -1, -1)
+    for (path, model, is_use), times in found.items():
+        realm, partner, *others = astuple(path)
+        told = astuple(times)
+        yield realm, partner, model, *others, *(never if is_use else told), *(told if is_use else never)
+
+
+def _times(count: int, at_ms: int, index: int) -> Times | None:
+    return Times(count, at_ms, index) if count else None
 
 
 _HAS = "EXISTS (SELECT 1 FROM facets g WHERE g.word = ? AND g.idx = f.idx AND g.line = f.line)"

@@ -27,17 +27,29 @@ _DECISIONS: Mapping[Kind, str] = {
     Kind.RUN_LAPSED: REVOKED,
 }
 _USES: Mapping[What, str] = {What.ACCEPTED: ACCEPTED, What.SUMMED: ACCEPTED, What.DENIED: DENIED}
-_NAMED = ("realm", "partner", "user", "workload", "environment", "run", "test", "approval")
+_NAMED = ("realm", "partner", "user", "workload", "environment", "run", "test", "approval", "grant")
 
-TokenFacets = Callable[[int], frozenset[str] | None]
-"""Returns the facets of the mint at an index, or None: there is no mint."""
+_MODEL = "model:"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class AccessPath:
+    """By whose name, under which grant and from where a token was had. Who is not named is empty."""
+
+    realm: str
+    partner: str
+    user: str
+    workload: str
+    grant: str
+    environment: str
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """The entry at `index`, or with `line` from 1 on a line of its receipts.
 
-    `head`: what a verifier had applied, of receipts; -1 of all else.
+    `head`: what a verifier had applied, of receipts; -1 of all else. `count`: how many uses it stands for. `path`: by
+    which a token was had, for a mint and for the uses of what it made.
     """
 
     index: int
@@ -45,6 +57,12 @@ class Event:
     at_ms: int
     head: int
     facets: frozenset[str]
+    count: int = 1
+    path: AccessPath | None = None
+
+
+MintAt = Callable[[int], Event | None]
+"""Returns the mint at an index, or None: there is no mint."""
 
 
 def facet(name: str, value: object) -> str:
@@ -52,22 +70,27 @@ def facet(name: str, value: object) -> str:
     return f"{name}:{value}"
 
 
+def models_of(event: Event) -> Iterator[str]:
+    """Yield the models that it is about; of an instance, its name, too."""
+    return (one.removeprefix(_MODEL) for one in event.facets if one.startswith(_MODEL))
+
+
 def decision_of(kind: Kind) -> str:
     """Return what was decided, or nothing."""
     return _DECISIONS.get(kind, "")
 
 
-def events_of(entry: Entry, minted: TokenFacets) -> Iterator[Event]:
+def events_of(entry: Entry, minted: MintAt) -> Iterator[Event]:
     """Yield what an entry tells of; never fails, because what is in the log must be findable, however odd."""
     at_ms = int(entry.at.timestamp() * 1000)
     batch = batch_in(entry)
     head = -1 if batch is None else max((line.head for line in batch.lines), default=-1)
-    yield Event(entry.index, 0, at_ms, head, frozenset(_facets(entry)))
+    yield Event(entry.index, 0, at_ms, head, frozenset(_facets(entry)), path=_path(entry))
     if batch is None:
         return
     for number, line in enumerate(batch.lines, 1):
-        facets = frozenset(_facets_of_use(entry, batch, line, minted))
-        yield Event(entry.index, number, line.last_at_ms, line.head, facets)
+        facets, path = _of_use(entry, batch, line, minted)
+        yield Event(entry.index, number, line.last_at_ms, line.head, facets, line.count, path)
 
 
 def batch_in(entry: Entry) -> Batch | None:
@@ -143,7 +166,26 @@ def _models(model: object) -> Iterator[str]:
         yield facet("model", bare_name(model))
 
 
-def _facets_of_use(entry: Entry, batch: Batch, line: Line, minted: TokenFacets) -> Iterator[str]:
+def _path(entry: Entry) -> AccessPath | None:
+    claims = entry.body.get("claims")
+    if entry.kind is not Kind.TOKEN_MINTED or not isinstance(claims, Mapping):
+        return None
+    named = [claims.get(name) for name in ("realm", "partner", "user", "workload")]
+    named += [entry.body.get("grant"), claims.get("env")]
+    return AccessPath(*(one if isinstance(one, str) else "" for one in named))
+
+
+def _of_use(entry: Entry, batch: Batch, line: Line, minted: MintAt) -> tuple[frozenset[str], AccessPath | None]:
+    facets = set(_facets_of_line(entry, batch, line))
+    mint = minted(line.index) if line.token else None
+    # What a verifier says of a token that is not where it says is not believed.
+    if mint is None or facet("token", line.token) not in mint.facets:
+        return frozenset(facets), None
+    facets |= {one for one in mint.facets if not one.startswith(_NOT_OF_A_USE)}
+    return frozenset(facets), mint.path
+
+
+def _facets_of_line(entry: Entry, batch: Batch, line: Line) -> Iterator[str]:
     yield facet("kind", USE)
     yield facet("by", entry.by)
     yield facet("realm", batch.realm)
@@ -152,13 +194,8 @@ def _facets_of_use(entry: Entry, batch: Batch, line: Line, minted: TokenFacets) 
     if line.model:
         yield from _models(line.model)
         yield from _covered(line.model)
-    if not line.token:
-        return
-    yield facet("token", line.token)
-    of_token = minted(line.index)
-    # What a verifier says of a token that is not where it says is not believed.
-    if of_token is not None and facet("token", line.token) in of_token:
-        yield from (one for one in of_token if not one.startswith(_NOT_OF_A_USE))
+    if line.token:
+        yield facet("token", line.token)
 
 
 def _realm(value: object) -> Iterator[str]:

@@ -9,7 +9,7 @@ from broker.domain.changes import listed, span
 from broker.domain.decision import Denied, decide
 from broker.domain.demands import demands
 from broker.domain.difference import proof_text, role_text, rule_text
-from broker.domain.policy import Environment, Policy, Principal, Role
+from broker.domain.policy import Environment, Grant, Policy, Principal, Role
 from broker.domain.reach import Subject, Terms, Way, ways
 from broker.token.identifiers import bare_name
 from broker.token.revocation import Selector
@@ -50,9 +50,8 @@ def paths(policy: Policy, blocks: Mapping[Selector, int], realm: str, model: str
                 yield _path(policy, blocks, way, terms)
 
 
-def changers(policy: Policy, configured: Iterable[str], found: Iterable[Path]) -> Iterator[Changer]:
-    """Yield who can change the paths that were found, and who could make others: first by the policy."""
-    grants = [grant for path in found if (grant := policy.grant(path.grant)) is not None]
+def changers(policy: Policy, configured: Iterable[str], grants: Iterable[Grant]) -> Iterator[Changer]:
+    """Yield who can change the paths that grants make, and who could make others: first by the policy."""
     for principal in policy.principals.values():
         if principal.role is Role.ADMIN:
             yield Changer(
@@ -87,11 +86,11 @@ def _path(policy: Policy, blocks: Mapping[Selector, int], way: Way, terms: Terms
     return Path(
         way.partner,
         tuple(sorted(_subject_text(subject) for subject in way.subjects)),
-        tuple(f"{name}: {_place_text(places[name])}" for name in sorted(way.environments)),
+        tuple(f"{name}: {place_text(places[name])}" for name in sorted(way.environments)),
         terms.grant,
         tuple(said),
-        tuple(_callers(policy, way)),
-        _block(policy, blocks, way),
+        tuple(caller_text(one) for one in callers_of(policy, way)),
+        block_of(policy, blocks, way),
     )
 
 
@@ -100,22 +99,28 @@ def _subject_text(subject: Subject) -> str:
     return f"{workload} for {user}" if user and workload else f"user {user}" if user else f"workload {workload}"
 
 
-def _place_text(environment: Environment) -> str:
+def place_text(environment: Environment) -> str:
+    """Return how a place is proven."""
     proof = rule_text(environment.rule) if environment.rule is not None else f"certificate {environment.certificate}"
     return f"{proof} from {listed(map(str, environment.networks))}" if environment.networks else proof
 
 
-def _callers(policy: Policy, way: Way) -> Iterator[str]:
+def callers_of(policy: Policy, way: Way) -> Iterator[Principal]:
     """Yield the harnesses that may ask: one that is a user speaks for that user alone."""
     for principal in policy.principals.values():
         if principal.role is not Role.HARNESS or principal.partner != way.partner:
             continue
         if principal.user is not None and all(user != principal.user for user, _ in way.subjects):
             continue
-        yield f"{principal.id} ({role_text(principal)}), proven by {proof_text(principal)}"
+        yield principal
 
 
-def _block(policy: Policy, blocks: Mapping[Selector, int], way: Way) -> str:
+def caller_text(principal: Principal) -> str:
+    """Return who a principal is, and how it proves that."""
+    return f"{principal.id} ({role_text(principal)}), proven by {proof_text(principal)}"
+
+
+def block_of(policy: Policy, blocks: Mapping[Selector, int], way: Way) -> str:
     """Return a block that closes the whole way now; of a part of it, which part."""
     closed: dict[str, int] = {}
     asked = 0

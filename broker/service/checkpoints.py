@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from broker.errors import LedgerForked, NotFound, NotProven, SignerUnavailable, StoreCorrupt, StoreUnavailable
+from broker.errors import Defect, LedgerForked, NotFound, NotProven, SignerUnavailable, StoreCorrupt, StoreUnavailable
 from broker.ledger.checkpoint import Checkpoint, LogKeys, parse_checkpoint, sign_checkpoint
 from broker.ledger.merkle import check_consistency, prove_consistency, prove_inclusion
-from broker.ledger.note import KeyKind, VerifierKey, parse_note
+from broker.ledger.note import KeyKind, Note, VerifierKey, parse_note, sign_note
 from broker.ledger.proof import TlogProof
 from broker.ledger.tiles import TileNodes
 from broker.service.ports import Clock, Ledger
@@ -66,6 +66,19 @@ class PublishCheckpoints:
         return self._checkpoints.keep(
             CheckpointRecord(head.size, str(note), self._clock.now(), is_settled=not self.witnesses)
         )
+
+    def vouch(self, text: str) -> Note:
+        """Sign a text that is no checkpoint, with the log's key. Raises SignerUnavailable."""
+        try:
+            parse_checkpoint(text)
+        except NotProven:
+            key = self.keys().keys[0]
+        else:
+            raise Defect("what is signed here would pass for a checkpoint")
+        try:
+            return Note(text, (sign_note(text, key, self._signer.sign),))
+        except NotProven as wrong:
+            raise SignerUnavailable(wrong.message) from wrong
 
     def served(self) -> CheckpointRecord | None:
         """Return the newest checkpoint that all witnesses were asked about, or None: nothing is published yet."""

@@ -45,4 +45,5 @@ class ExplainPath:
         if not policy.knows_model(model):
             raise NotFound(f"there is no model {model}", hint="see: broker policy show")
         found = tuple(paths(policy, in_force.blocks, realm, model))
-        return Reached(in_force.version, found, tuple(changers(policy, self._configured, found)))
+        grants = [grant for path in found if (grant := policy.grant(path.grant)) is not None]
+        return Reached(in_force.version, found, tuple(changers(policy, self._configured, grants)))

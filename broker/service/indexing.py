@@ -3,7 +3,7 @@
 import threading
 from collections import OrderedDict
 
-from broker.audit.events import Event, TokenFacets, events_of
+from broker.audit.events import Event, MintAt, events_of
 from broker.errors import Overloaded, StoreCorrupt
 from broker.ledger.entry import Kind, decode_entry
 from broker.service.ports import Clock, Ledger
@@ -23,7 +23,7 @@ class Indexer:
         self._index = index
         self._clock = clock
         self._turn = threading.Lock()
-        self._minted: OrderedDict[int, frozenset[str] | None] = OrderedDict()
+        self._minted: OrderedDict[int, Event | None] = OrderedDict()
 
     def step(self) -> int:
         """Index some entries; return how many. Raises StoreUnavailable."""
@@ -34,7 +34,7 @@ class Indexer:
                 return 0
             events: list[Event] = []
             for at, one in enumerate(data, start):
-                made = _events(one, at, self._facets_of_token)
+                made = _events(one, at, self._mint_at)
                 events += made
                 self._remember(at, made)
             self._index.add(events, start + len(data))
@@ -57,11 +57,11 @@ class Indexer:
 
     def _remember(self, at: int, made: list[Event]) -> None:
         if made and any(one in made[0].facets for one in _MINT_FACETS):
-            self._minted[at] = made[0].facets
+            self._minted[at] = made[0]
             if len(self._minted) > KNOWN_TOKENS:
                 self._minted.popitem(last=False)
 
-    def _facets_of_token(self, index: int) -> frozenset[str] | None:
+    def _mint_at(self, index: int) -> Event | None:
         if index not in self._minted:
             found = self._ledger.entries(index, index + 1)
             made = _events(found[0], index, lambda _: None) if found else []
@@ -70,7 +70,7 @@ class Indexer:
         return self._minted.get(index)
 
 
-def _events(data: bytes, at: int, minted: TokenFacets) -> list[Event]:
+def _events(data: bytes, at: int, minted: MintAt) -> list[Event]:
     try:
         return list(events_of(decode_entry(data), minted))
     except StoreCorrupt:

@@ -1,6 +1,6 @@
 """Show and restore the policies that were ever applied."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from broker.domain.policy import Role
@@ -95,6 +95,12 @@ class PolicyVersions:
             failure = ConfigInvalid(f"policy version {number}", unreadable.problems)
             failure.hint = f"this broker cannot read it: broker policy show --version {number}, mend it, and apply that"
             raise failure from unreadable
+
+    def back_from(self, version: int) -> Iterator[PolicyDocument]:
+        """Yield what was applied at `version` or before, the newest first. Raises StoreCorrupt."""
+        while (kept := self._sound(self._history.as_of(min(version, MAX_VERSION)))) is not None:
+            yield kept
+            version = kept.applied.version - 1
 
     def _at(self, version: int) -> PolicyDocument:
         newest = self._policies.refresh().version

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from broker.audit.events import Event
+from broker.audit.events import AccessPath, Event
 
 Ref = tuple[int, int]
 """Where an event is: ledger index, and line of receipts or 0."""
@@ -30,6 +30,25 @@ class Refs:
     after: Ref | None
 
 
+@dataclass(frozen=True, slots=True)
+class Times:
+    """How often something happened, and the newest of it: Unix milliseconds, and the entry that tells of it."""
+
+    count: int
+    at_ms: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """What is known of a path to a model: tokens that were minted by it, and accepted uses of them. None: never."""
+
+    path: AccessPath
+    model: str
+    minted: Times | None
+    used: Times | None
+
+
 class EventIndex(Protocol):
     """Events by facet. No part of the ledger: it is behind it, and is made anew if it is lost.
 
@@ -50,3 +69,6 @@ class EventIndex(Protocol):
 
     def highest_head(self, facets: Collection[str]) -> int | None:
         """Return the highest head that receipts with all of `facets` tell, of the newest that there are; or None."""
+
+    def reached(self, realm: str | None, partner: str | None, model: str | None, limit: int) -> Sequence[Reached]:
+        """Return at most `limit` paths by which tokens were ever minted, sorted; None: of each."""

@@ -9,10 +9,10 @@ import pytest
 
 from broker.adapters import event_index
 from broker.adapters.event_index import SqliteEventIndex
-from broker.audit.events import Event, facet
+from broker.audit.events import AccessPath, Event, facet
 from broker.errors import StoreUnavailable
 from broker.service.ports import Head
-from broker.service.question_ports import EventIndex, Ref, Wanted
+from broker.service.question_ports import EventIndex, Reached, Ref, Times, Wanted
 
 HEAD = Head("an-incarnation", 10_000, 0)
 NAMES = {"partner": 3, "user": 40, "model": 5, "token": 2_000, "realm": 1}
@@ -144,4 +144,74 @@ def test_without_a_place_it_goes_away_with_the_process() -> None:
     index = SqliteEventIndex(None, HEAD)
     index.add(events(10), 10)
     assert index.size() == 10
+    index.close()
+
+
+PATHS = [
+    AccessPath(realm, partner, user, "", f"{partner}-{realm}", "ci")
+    for realm in ("evaluation", "research")
+    for partner in ("acme", "globex")
+    for user in ("alice", "bob")
+]
+
+
+def reaching(count: int = 600) -> list[Event]:
+    chance = random.Random(3)
+    made = []
+    for number in range(count):
+        path = chance.choice(PATHS) if chance.random() < 0.9 else None
+        model = chance.choice(("mythos", "oracle"))
+        line = chance.choice((0, 0, 1))
+        facets = {facet("model", model), facet("decision", chance.choice(("accepted", "denied")))}
+        if chance.random() < 0.3:
+            facets.add(facet("model", f"{model}@eu-1"))
+        # What verifiers signed comes late, and in another order.
+        at_ms = 1_000_000 + number * 10 - (chance.randint(0, 5_000) if line else 0)
+        made.append(Event(number, line, at_ms, 0, frozenset(facets), chance.randint(1, 50) if line else 1, path))
+    return made
+
+
+def counted(events: list[Event]) -> list[Reached]:
+    found: dict[tuple[AccessPath, str], dict[bool, list[Event]]] = {}
+    for event in events:
+        is_use = event.line > 0
+        if event.path is None or (is_use and "decision:accepted" not in event.facets):
+            continue
+        for one in event.facets:
+            if one.startswith("model:"):
+                found.setdefault((event.path, one[6:]), {}).setdefault(is_use, []).append(event)
+
+    def times(some: list[Event] | None) -> Times | None:
+        if not some:
+            return None
+        newest = max(some, key=lambda one: (one.at_ms, one.index))
+        return Times(sum(one.count for one in some), newest.at_ms, newest.index)
+
+    return [
+        Reached(path, model, times(some.get(False)), times(some.get(True))) for (path, model), some in found.items()
+    ]
+
+
+def key(one: Reached) -> tuple[AccessPath, str]:
+    return one.path, one.model
+
+
+@pytest.mark.parametrize("step", [60, 7, 600])
+def test_when_a_path_was_used_last_is_counted_once_whatever_is_written_again(path: Path, step: int) -> None:
+    made = reaching()
+    for start in range(0, 600, step):
+        index = SqliteEventIndex(path, HEAD)
+        for _ in range(2):
+            index.add([one for one in made if start <= one.index < start + step], min(start + step, 600))
+        index.close()
+    index = SqliteEventIndex(path, HEAD)
+    everything = sorted(counted(made), key=key)
+    assert sorted(index.reached(None, None, None, 10_000), key=key) == everything
+    assert sorted(index.reached("research", "acme", "mythos@eu-1", 10_000), key=key) == [
+        one
+        for one in everything
+        if (one.path.realm, one.path.partner, one.model) == ("research", "acme", "mythos@eu-1")
+    ]
+    assert index.reached(None, "nobody", None, 10) == []
+    assert len(index.reached(None, None, None, 5)) == 5
     index.close()

@@ -52,8 +52,9 @@ def test_a_second_broker_on_the_same_folder_is_refused_with_what_to_do(tmp_path)
 
 def test_p10_a_reader_of_the_readme_exports_the_log_changes_one_byte_and_sees_it_named(tmp_path):
     section = README.read_text().partition("## Check us\n")[2].partition("\n## ")[0]
-    [script] = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    script, questions = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     *lines, last = script.strip().splitlines()
+    *asking, last_asked = questions.strip().splitlines()
     environment = {"HOME": str(tmp_path), "PATH": f"{BROKER.parent}{os.pathsep}{os.environ['PATH']}"}
     ports = [word for name in ("port", "http-port", "login-port") for word in (f"--{name}", str(free_port()))]
     command = [BROKER, "dev", "--data", tmp_path / "data", *ports]
@@ -63,12 +64,18 @@ def test_p10_a_reader_of_the_readme_exports_the_log_changes_one_byte_and_sees_it
             assert line, "it ended"
         shell = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": 60}
         done = subprocess.run(["sh", "-ec", "\n".join(lines)], check=False, **shell)
+        asked = subprocess.run(["sh", "-ec", "\n".join(asking)], check=False, **shell)
         served.kill()
     assert done.returncode == 0, done.stderr
     assert "good" in done.stdout
+    assert asked.returncode == 0, asked.stderr
+    assert "each verifier signs what it accepts" in asked.stdout
+    reported = subprocess.run(["sh", "-c", last_asked], check=False, **shell)
+    assert reported.returncode == 0, reported.stderr
+    assert "good: access report on model mythos" in reported.stdout
     # Without the broker, as it says.
     found = subprocess.run(["sh", "-c", last], check=False, **shell)
     assert found.returncode == 1
     [promised] = [line.strip() for line in section.splitlines() if line.startswith("    broker: failed: ")]
-    wanted = re.escape(promised.removesuffix("...")).replace("11", "[0-9]+").replace("16", "[0-9]+")
+    wanted = re.escape(promised.removesuffix("...")).replace("12", "[0-9]+").replace("23", "[0-9]+")
     assert re.match(wanted, found.stderr), found.stderr

@@ -23,6 +23,7 @@ from broker.v1 import (
     feed_pb2_grpc,
     ledger_pb2,
     policy_pb2,
+    reports_pb2,
     revocations_pb2,
     runs_pb2,
     selector_pb2,
@@ -164,6 +165,7 @@ MAY = {
     "AuditService/Query": {"admin", "auditor"},
     "AuditService/Trail": {"admin", "auditor"},
     "AuditService/AfterRevocation": {"admin", "auditor"},
+    "ReportService/Access": {"admin", "auditor"},
 }
 # A call that is right in every way but, perhaps, for who makes it.
 CALLS = {
@@ -254,6 +256,7 @@ CALLS = {
     "AuditService/Query": lambda s, n: s.audit(n).Query(audit_pb2.QueryRequest(partner="acme")),
     "AuditService/Trail": lambda s, n: s.audit(n).Trail(audit_pb2.TrailRequest(run=UNHEARD_OF)),
     "AuditService/AfterRevocation": lambda s, n: s.audit(n).AfterRevocation(audit_pb2.AfterRevocationRequest(index=0)),
+    "ReportService/Access": lambda s, n: s.reports(n).Access(reports_pb2.AccessRequest(partner="acme")),
     "ApprovalService/RequestApproval": lambda s, n: s.approvals(n).RequestApproval(wish()),
     "ApprovalService/GetApproval": lambda s, n: s.approvals(n).GetApproval(
         approvals_pb2.GetApprovalRequest(approval=UNHEARD_OF)
@@ -584,6 +587,10 @@ def test_b20_a_caller_of_one_partner_can_neither_act_for_nor_see_another(served)
         ],
         "AuditService/AfterRevocation": [
             lambda s: s.audit("globex").AfterRevocation(audit_pb2.AfterRevocationRequest(index=mine.index))
+        ],
+        "ReportService/Access": [
+            lambda s, scope=scope: s.reports("globex").Access(reports_pb2.AccessRequest(**scope))
+            for scope in ({"partner": "acme"}, {"realm": "research"}, {"model": "mythos"})
         ],
         "FeedService/Listen": [
             lambda s, realm=realm: listen(s, "globex", realm) for realm in ("evaluation", "research")

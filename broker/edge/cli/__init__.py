@@ -20,6 +20,7 @@ from broker.edge.cli.logging_in import login, logout
 from broker.edge.cli.policies import Validate, policy_group
 from broker.edge.cli.program import NAME, Program
 from broker.edge.cli.proving import checkpoint, prove
+from broker.edge.cli.reporting import report, report_verify_command
 from broker.edge.cli.revoking import revoke
 from broker.edge.cli.runs import run
 from broker.edge.cli.serving import Dev, Serve, dev_command, serve_command
@@ -46,6 +47,7 @@ def cli_with(*, dev: Dev, serve: Serve, witness: Witness, validate: Validate, st
     program.add_command(witness_command(witness))
     for command in checking_commands(strangers):
         audit.add_command(command)
+    report.add_command(report_verify_command(strangers))
     return program
 
 
@@ -70,7 +72,7 @@ def _program(validate: Validate | None) -> Program:
     for command in (
         *(token, run, policy, explain, revoke, reinstate, revocations),
         *(approval, login, logout),
-        *(verifiers, drill, audit, status, trust, completion),
+        *(verifiers, drill, audit, report, status, trust, completion),
     ):
         program.add_command(command)
     return program

@@ -14,7 +14,7 @@ from broker.edge.cli.command import Command, Name, Session, calls_broker
 from broker.edge.cli.connection import Broker
 from broker.edge.cli.context import Context
 from broker.edge.cli.durations import Span
-from broker.edge.cli.output import instant, plain, table
+from broker.edge.cli.output import instant, plain, safe, table
 from broker.edge.cli.problems import Misused
 from broker.v1 import audit_pb2 as pb
 
@@ -81,7 +81,7 @@ class Instant(click.ParamType[datetime]):
 @click.option(
     "--limit", type=click.IntRange(1, _MOST), default=100, show_default=True, help="At most so many, the oldest first."
 )
-@calls_broker(has_csv=True)
+@calls_broker(forms=["csv"])
 def query(
     session: Session, *, since: datetime | None, until: datetime | None, limit: int, **filters: str | None
 ) -> None:
@@ -100,7 +100,7 @@ def query(
         raise Misused("nothing says what to look for", hint="give --partner, --run, --from 24h, or another filter")
     with session.settings.connect(Context.for_admin) as broker:
         events, more, size = _pages(broker, request, limit)
-    if session.output.as_csv:
+    if session.output.form == "csv":
         _show_csv(events)
         return
     result = {"events": list(map(_fields, events)), "more": more, "size": size}
@@ -258,11 +258,5 @@ def _show_csv(events: Iterable[pb.AuditEvent]) -> None:
     for event in events:
         told = _fields(event)
         told["models"] = " ".join(event.models)
-        writer.writerow([_safe(told.get(name, "")) for name in _COLUMNS])
+        writer.writerow([safe(told.get(name, "")) for name in _COLUMNS])
     click.echo(text.getvalue(), nl=False)
-
-
-def _safe(value: object) -> object:
-    """Return a cell that no spreadsheet takes for a formula: whoever is asked about may have chosen it."""
-    text = str(value)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else value

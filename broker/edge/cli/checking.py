@@ -48,6 +48,9 @@ class Stranger(Protocol):
     def follower(self, trust: str, witnesses: int | None, source: "LogSource") -> Follower:
         """Return what checks a log from its first entry on."""
 
+    def check_report_of(self, report: Mapping[str, Any], note: str, trust: str) -> Mapping[str, Any]:
+        """Return what an access report says. Raises NotProven."""
+
 
 Strangers = Callable[[], Stranger]
 """Loads what checks logs: it takes a while, and other commands need it not."""

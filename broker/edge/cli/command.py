@@ -119,25 +119,25 @@ class Session:
     output: Output
 
 
-def answers(callback: Callback, *, has_csv: bool = False) -> Callback:
-    """Add `-o`; the callback gets an `Output` first."""
+def answers(callback: Callback, *, forms: Sequence[str] = ()) -> Callback:
+    """Add `-o`, for text, JSON and `forms`; the callback gets an `Output` first."""
 
     @click.option(
         "-o",
         "--output",
         "form",
-        type=click.Choice(["text", "json", "csv"] if has_csv else ["text", "json"]),
+        type=click.Choice(["text", "json", *forms]),
         default="text",
         help="Form of the answer, and of an error.",
     )
     @functools.wraps(callback)
     def wrapped(form: str, **rest: Any) -> int | None:
-        return callback(Output(form == "json", form == "csv"), **rest)
+        return callback(Output(form == "json", form), **rest)
 
     return wrapped
 
 
-def calls_broker(*, has_key_selector: bool = False, has_csv: bool = False) -> Callable[[Callback], Callback]:
+def calls_broker(*, has_key_selector: bool = False, forms: Sequence[str] = ()) -> Callable[[Callback], Callback]:
     """Add `-o` and how to reach the broker; the callback gets a `Session` first.
 
     With `has_key_selector`, `--key` is left to the selector, where it names a signing key.
@@ -176,7 +176,7 @@ def calls_broker(*, has_key_selector: bool = False, has_csv: bool = False) -> Ca
             )
             return callback(Session(settings, output), **rest)
 
-        return answers(_connecting(wrapped, has_key_selector=has_key_selector), has_csv=has_csv)
+        return answers(_connecting(wrapped, has_key_selector=has_key_selector), forms=forms)
 
     return decorated
 

@@ -26,6 +26,7 @@ from broker.v1 import (
     drills_pb2_grpc,
     ledger_pb2_grpc,
     policy_pb2_grpc,
+    reports_pb2_grpc,
     revocations_pb2_grpc,
     runs_pb2_grpc,
     status_pb2_grpc,
@@ -249,6 +250,11 @@ class Broker:
     def audit(self) -> Any:
         """AuditService."""
         return audit_pb2_grpc.AuditServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    @property
+    def reports(self) -> Any:
+        """ReportService."""
+        return reports_pb2_grpc.ReportServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     @property
     def ledger(self) -> Any:

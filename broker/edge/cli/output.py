@@ -22,7 +22,7 @@ class Output:
     """Where results go: stdout, in the form that was asked for."""
 
     as_json: bool
-    as_csv: bool = False
+    form: str = "text"
 
     def show(self, result: Mapping[str, object], text: RenderableType) -> None:
         """Print `result` as JSON, or `text` for people: a string as it is, a table in the terminal's width."""
@@ -79,3 +79,9 @@ def instant(at: Timestamp) -> str:
 def yes(value: bool) -> str:
     """Return a boolean for people."""
     return "yes" if value else "no"
+
+
+def safe(value: object) -> object:
+    """Return a cell that no spreadsheet takes for a formula: whoever is asked about may have chosen it."""
+    text = str(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else value

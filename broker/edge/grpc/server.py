@@ -14,6 +14,7 @@ from broker.edge.grpc.feed import FeedService
 from broker.edge.grpc.ledger import LedgerService
 from broker.edge.grpc.outermost import Outermost
 from broker.edge.grpc.policy import PolicyService
+from broker.edge.grpc.reports import ReportService
 from broker.edge.grpc.revocations import RevocationService
 from broker.edge.grpc.runs import RunService
 from broker.edge.grpc.status import StatusService
@@ -30,6 +31,8 @@ from broker.v1 import (
     ledger_pb2_grpc,
     policy_pb2,
     policy_pb2_grpc,
+    reports_pb2,
+    reports_pb2_grpc,
     revocations_pb2,
     revocations_pb2_grpc,
     runs_pb2,
@@ -89,6 +92,7 @@ class Services:
     ledger: LedgerService
     approvals: ApprovalService
     audit: AuditService
+    reports: ReportService
 
 
 def make_server(
@@ -113,6 +117,7 @@ def make_server(
             (ledger_pb2, "LedgerService"),
             (approvals_pb2, "ApprovalService"),
             (audit_pb2, "AuditService"),
+            (reports_pb2, "ReportService"),
         )
     ]
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
@@ -144,6 +149,7 @@ def _add(services: Services, server: grpc.aio.Server) -> None:
     ledger_pb2_grpc.add_LedgerServiceServicer_to_server(services.ledger, server)
     approvals_pb2_grpc.add_ApprovalServiceServicer_to_server(services.approvals, server)
     audit_pb2_grpc.add_AuditServiceServicer_to_server(services.audit, server)
+    reports_pb2_grpc.add_ReportServiceServicer_to_server(services.reports, server)
 
 
 async def set_health(healths: HealthServicer, *, minting: bool, storing: bool) -> None:
