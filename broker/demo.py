@@ -139,7 +139,9 @@ class Tour:
         try:
             minted = tokens_pb2_grpc.TokenServiceStub(channel).Mint(request, timeout=10).token
         except grpc.RpcError as error:
-            raise TourFailed(f"minting failed: {failure_of(error)}") from error
+            failure = failure_of(error)
+            hint = 'broker reinstate --partner acme --reason "..."' if failure.reason == "BLOCKED" else ""
+            raise TourFailed(f"minting failed: {failure.message}", hint=hint) from error
         self._step(started, f"minted token {minted.id} for alice of acme, ledger index {minted.index}")
         return str(minted.token)
 

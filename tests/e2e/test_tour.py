@@ -34,6 +34,41 @@ def test_the_tour_mints_verifies_revokes_and_is_denied_also_on_a_ledger_that_exi
             assert step in done.stdout
 
 
+def test_a_broker_that_was_left_with_its_partner_revoked_serves_so_that_it_can_be_reinstated(tmp_path):
+    environment = {"HOME": str(tmp_path), "PATH": f"{BROKER.parent}{os.pathsep}{os.environ['PATH']}"}
+    ports = [word for name in ("port", "http-port", "login-port") for word in (f"--{name}", str(free_port()))]
+    command = [BROKER, "dev", "--data", tmp_path / "data", *ports]
+
+    def serving():
+        """Start it, and return it with what it said until it only serves."""
+        served = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        assert served.stdout is not None
+        said = ""
+        while "stop with Ctrl-C" not in (line := served.stdout.readline()):
+            assert line, said
+            said += line
+        return served, said
+
+    def tell(*words):
+        done = subprocess.run(
+            [BROKER, *words], capture_output=True, text=True, timeout=60, check=False, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+
+    for words, promised in (
+        (("revoke", "--partner", "acme", "--reason", "tried"), "denied: the token was revoked"),
+        (("reinstate", "--partner", "acme", "--reason", "tried"), "to have it again: broker reinstate --partner acme"),
+        (("status",), "denied: the token was revoked"),
+    ):
+        served, said = serving()
+        with served:
+            assert promised in said
+            tell(*words)
+            served.terminate()
+            served.communicate(timeout=30)
+        assert served.returncode == 0
+
+
 def test_a_second_broker_on_the_same_folder_is_refused_with_what_to_do(tmp_path):
     data = tmp_path / "data"
     command = [BROKER, "dev", "--data", data, "--port", "0", "--http-port", "0", "--login-port", "0"]

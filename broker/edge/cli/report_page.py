@@ -23,9 +23,9 @@ p.sub{color:#55606e;margin:.1rem 0}
 .chart text{font:12px system-ui,sans-serif;fill:#1d2530}.chart .name{font-weight:600}
 .rail{fill:#eef1f5}.good{fill:#2a7f62}.warn{fill:#d08700}.bad{fill:#a4161a}.flat{fill:#6b7a8f}
 table{border-collapse:collapse;width:100%;font-size:13px;margin:0 0 1rem}
-th,td{text-align:left;vertical-align:top;padding:.3rem .5rem;border-bottom:1px solid #e4e8ee;overflow-wrap:anywhere}
+th,td{text-align:left;vertical-align:top;padding:.3rem .5rem;border-bottom:1px solid #e4e8ee;overflow-wrap:break-word}
 th{background:#f5f7fa;font-weight:600}td.n{white-space:nowrap}
-.tag{border-radius:3px;padding:0 .35rem;font-size:12px;white-space:nowrap;border:1px solid}
+.tag{border-radius:3px;padding:0 .35rem;font-size:12px;border:1px solid}
 .tag.bad{color:#a4161a;background:#fdeeee}.tag.warn{color:#8a5a00;background:#fff6e0}.tag.good{color:#1c5c46;background:#eaf6f1}
 .tag.flat{color:#4a5666;background:#f2f4f7}
 ul{margin:.3rem 0;padding-left:1.2rem}code,pre{font:12px ui-monospace,monospace}
