@@ -149,7 +149,9 @@ def _facets_of_claims(claims: Mapping[str, Any]) -> Iterator[str]:
         # Who acts for the user, and who acted before: a revocation of one kills the token.
         yield facet("workload", str(act.get("sub")).partition("/workload/")[2])
         act = act.get("act")
-    for name, word in (("labels", "label"), ("parents", "parent")):
+    for model in claims.get("parent_models") or ():
+        yield from _covered(model)
+    for name, word in (("labels", "label"), ("parents", "parent"), ("parent_keys", "key")):
         for value in claims.get(name) or ():
             yield facet(word, value)
 

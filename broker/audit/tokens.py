@@ -50,7 +50,10 @@ def take_resigned(past: Past, entry: Entry, first: Entry | None, trust: RealmTru
     if first is None or first.kind is not Kind.TOKEN_MINTED:
         raise wrong_entry(entry, Rule.TOKEN, f"no token was minted at index {claims.idx}")
     before, _ = claims_of(first)
-    same = ("jti", "realm", "partner", "user", "workload", "models", "run", "test", "exp", "parents", "env", "labels")
+    same = (
+        *("jti", "realm", "partner", "user", "workload", "models", "run", "test", "exp", "env", "labels"),
+        *("parents", "parent_models", "parent_keys"),
+    )
     for name in same:
         if getattr(before, name) != getattr(claims, name):
             raise wrong_entry(entry, Rule.TOKEN, f"it is signed anew with another {name} than at index {claims.idx}")

@@ -47,11 +47,12 @@ def child_of(
     token_id: str,
     now_s: int,
     not_before_s: int,
+    parent_kid: str,
 ) -> Child | Denied:
     """Decide a child of `parent`, whose life has not ended, under the policy in force.
 
     Its lifetime is what is asked for or the grant's default, and never longer than its parent's. Each selector that
-    kills the parent kills the child, but for those that name a model which the child does not have.
+    kills the parent, which the key `parent_kid` signed, kills the child.
 
     Raises:
         Invalid: A field of the wish is malformed; names it.
@@ -97,6 +98,8 @@ def child_of(
         parents=(*parent.parents, parent.jti),
         cnf=parent.cnf if wish.bound is None else wish.bound.cnf,
         uses=_uses(parent, grant),
+        parent_models=_beyond(parent, ask.models),
+        parent_keys=tuple(dict.fromkeys((*(parent.parent_keys or ()), parent_kid))),
         idx=1,
     )
     facts = facts_of(claims, "")
@@ -172,6 +175,13 @@ def _acting(parent: Claims, workload: str) -> Mapping[str, object] | None:
     while isinstance(inner, Mapping):
         depth, inner = depth + 1, inner.get("act")
     return act if depth <= MAX_ACTORS else None
+
+
+def _beyond(parent: Claims, models: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Return the models of a child's ancestors by which nothing would reach the child itself."""
+    reached = {*models, *map(bare_name, models)}
+    beyond = tuple(sorted({*parent.models, *(parent.parent_models or ())} - reached))
+    return beyond or None
 
 
 def _uses(parent: Claims, grant: Grant) -> int | None:

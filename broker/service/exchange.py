@@ -100,6 +100,7 @@ class Exchange:
             token_id=self._new_id(),
             now_s=now_s,
             not_before_s=now_s - NOT_BEFORE_MARGIN_S,
+            parent_kid=subject.kid,
         )
         if isinstance(child, Denied):
             ask = Ask(

@@ -21,21 +21,22 @@ _SINGLE = {
     Dimension.ENVIRONMENT: "env",
     Dimension.RUN: "run",
     Dimension.TEST: "test",
-    Dimension.KEY: "kid",
 }
+# What kills a token kills what was derived from it.
 _LISTS = {
-    Dimension.MODEL: "models",
-    # What kills a token kills what was derived from it.
-    Dimension.TOKEN: "parents",
-    Dimension.PARENT: "parents",
-    Dimension.LABEL: "labels",
+    Dimension.MODEL: ("models", "parent_models"),
+    Dimension.TOKEN: ("parents",),
+    Dimension.PARENT: ("parents",),
+    Dimension.KEY: ("parent_keys",),
+    Dimension.LABEL: ("labels",),
 }
+_OWN = {Dimension.TOKEN: "jti", Dimension.KEY: "kid"}
 _INTEGERS = {name: re.compile(rf'"{name}":([0-9]+)'.encode()) for name in ("exp", "idx")}
 _TEXTS = {
     name: re.compile(rf'"{name}":"([^"\\]*)"'.encode())
-    for name in ("realm", "partner", "user", "workload", "run", "jti")
+    for name in ("realm", "partner", "user", "workload", "run", "jti", "kid")
 }
-_ARRAYS = {name: re.compile(rf'"{name}":(\[[^\]]*\])'.encode()) for name in sorted(set(_LISTS.values()))}
+_ARRAYS = {name: re.compile(rf'"{name}":(\[[^\]]*\])'.encode()) for names in _LISTS.values() for name in names}
 MAX_NAMES = 100
 
 
@@ -143,15 +144,15 @@ def _lists_match(selector: Selector, entry: bytes) -> bool:
             acts = f'"sub":"{_text("partner", entry)}/workload/{value}"'
             if value != _text("workload", entry) and acts.encode() not in entry:
                 return False
-        name = _LISTS.get(dimension)
-        if name is None:
+        if dimension not in _LISTS:
             continue
-        found = _ARRAYS[name].search(entry)
-        values = json.loads(found[1]) if found is not None else []
+        found = [array for name in _LISTS[dimension] if (array := _ARRAYS[name].search(entry)) is not None]
+        values = [value for array in found for value in json.loads(array[1])]
         if dimension is Dimension.MODEL:
             values = [spelling for model in values for spelling in (model, bare_name(model))]
-        if dimension is Dimension.TOKEN:
-            values = [_text("jti", entry), *values]
+        own = _OWN.get(dimension)
+        if own is not None:
+            values = [_text(own, entry), *values]
         if value not in values:
             return False
     return True

@@ -26,6 +26,7 @@ class Subject:
     """A token that is good now: ours, unexpired, recorded, not revoked by anything below the index `since`."""
 
     claims: Claims
+    kid: str
     facts: Facts
     grant: str
     since: int
@@ -69,7 +70,7 @@ class Subjects:
         facts = facts_of(claims, signed.kid)
         with self._turn:
             check_alive(facts, claims.idx, self._matcher)
-            return Subject(claims, facts, grant, self._next)
+            return Subject(claims, signed.kid, facts, grant, self._next)
 
     def must_hold(self, token: str, subject: Subject, shown: Shown | None) -> None:
         """Refuse who does not show that a bound token is theirs. Raises NotHolder."""

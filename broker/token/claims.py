@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from broker.errors import Invalid, Malformed
 from broker.token.identifiers import (
     IDENTIFIER,
+    KEY_ID,
     LABEL,
     MAX_URI_BYTES,
     MODEL,
@@ -15,6 +16,7 @@ from broker.token.identifiers import (
     PRINCIPAL,
     client_id,
     identifier,
+    key_id,
     label,
     model_name,
     opaque_id,
@@ -66,6 +68,10 @@ class Claims:
     act: Mapping[str, object] | None = None
     # How often each verifier accepts it; None: as often as it is shown.
     uses: int | None = None
+    # Of a child: models of its ancestors that it does not have itself, and keys that signed them. What kills by one of
+    # these kills it, too.
+    parent_models: tuple[str, ...] | None = None
+    parent_keys: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -110,10 +116,11 @@ def decode_claims(payload: bytes) -> Claims:
     if found is None:
         raise Malformed("payload is not exactly our claims, spelled as we spell them")
     # fmt: off
-    (act, aud, client_id, cnf, env, exp, iat, idx, iss, jti, labels, models, nbf, parents,
+    (act, aud, client_id, cnf, env, exp, iat, idx, iss, jti, labels, models, nbf, parent_keys, parent_models, parents,
      partner, realm, run, scope, sub, test, user, uses, workload) = found.groups()
     values = (act and _opaque(act), aud, client_id, cnf and _opaque(cnf), env, int(exp), int(iat), int(idx), iss, jti,
-              _items(labels), _items(models), int(nbf), _items(parents),
+              _items(labels), _items(models), int(nbf),
+              parent_keys and _items(parent_keys), parent_models and _items(parent_models), _items(parents),
               partner, realm, run, scope, sub, test, user, uses and int(uses), workload)
     # fmt: on
     # Past the constructor, which would judge each value again; what the pattern cannot judge is next.
@@ -161,6 +168,8 @@ def _check_each(c: Claims) -> None:
         (model_name, "models", c.models),
         (label, "labels", c.labels),
         (opaque_id, "parents", c.parents),
+        (model_name, "parent_models", c.parent_models or ()),
+        (key_id, "parent_keys", c.parent_keys or ()),
     ):
         for item in items:
             rule(name, item)
@@ -200,6 +209,16 @@ def _check_together(c: Claims) -> None:
         raise Invalid("labels", f"at most {MAX_LABELS}, sorted and different, are allowed")
     if len(c.parents) > MAX_PARENTS or _has_twice(c.parents):
         raise Invalid("parents", f"at most {MAX_PARENTS} different ones are allowed")
+    _check_ancestors(c)
+
+
+def _check_ancestors(c: Claims) -> None:
+    for name, items, most in (
+        ("parent_models", c.parent_models, MAX_PARENTS * MAX_MODELS),
+        ("parent_keys", c.parent_keys, MAX_PARENTS),
+    ):
+        if items is not None and (not c.parents or not 1 <= len(items) <= most or _has_twice(items)):
+            raise Invalid(name, f"1 to {most} different ones are allowed, of a token that has parents")
 
 
 def _check_uses(uses: int | None) -> None:
@@ -235,6 +254,8 @@ def _pattern() -> str:
         "models": _list_of(MODEL),
         "labels": _list_of(LABEL),
         "parents": _list_of(OPAQUE_ID),
+        "parent_models": _some_of(MODEL),
+        "parent_keys": _some_of(KEY_ID),
         # Compared with what they must say.
         **dict.fromkeys(("scope", "sub"), r'"([^"\\]*)"'),
     }
@@ -252,8 +273,12 @@ def _list_of(item: str) -> str:
     return rf'\[((?:"{item}"(?:,"{item}")*)?)\]'
 
 
+def _some_of(item: str) -> str:
+    return rf'\[("{item}"(?:,"{item}")*)\]'
+
+
 _NAMES = tuple(sorted(field.name for field in fields(Claims)))
-_OPTIONAL = frozenset({"user", "workload", "run", "test", "cnf", "act", "uses"})
+_OPTIONAL = frozenset({"user", "workload", "run", "test", "cnf", "act", "uses", "parent_models", "parent_keys"})
 _PAYLOAD = re.compile(_pattern(), re.ASCII)
 _PUT = tuple(getattr(Claims, name).__set__ for name in _NAMES)
 _PUT_IDX = _PUT[_NAMES.index("idx")]

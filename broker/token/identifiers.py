@@ -16,12 +16,14 @@ PRINCIPAL = (
     r"(?:/(?!\.{1,2}(?![A-Za-z0-9._-]))[A-Za-z0-9._-]+)+"
 )
 OPAQUE_ID = r"[A-Za-z0-9_-]{8,64}"
+KEY_ID = r"[A-Za-z0-9_-]{43}"
 
 _IDENTIFIER = re.compile(IDENTIFIER, re.ASCII)
 _MODEL = re.compile(MODEL, re.ASCII)
 _LABEL = re.compile(LABEL, re.ASCII)
 _PRINCIPAL = re.compile(PRINCIPAL, re.ASCII)
 _OPAQUE_ID = re.compile(OPAQUE_ID, re.ASCII)
+_KEY_ID = re.compile(KEY_ID, re.ASCII)
 
 # The same rules as questions: for a million values at once, where no message is wanted unless one is wrong.
 matches_identifier = _IDENTIFIER.fullmatch
@@ -69,6 +71,13 @@ def client_id(field: str, text: str) -> str:
         Invalid: Names `field`.
     """
     return text if _IDENTIFIER.fullmatch(text) else principal_uri(field, text)
+
+
+def key_id(field: str, text: str) -> str:
+    """Return the RFC 7638 thumbprint of a key. Raises Invalid."""
+    if not _KEY_ID.fullmatch(text):
+        raise Invalid(field, f"{text!r} is no key's thumbprint", hint="43 characters of base64url")
+    return text
 
 
 def opaque_id(field: str, text: str) -> str:

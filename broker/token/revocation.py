@@ -186,6 +186,8 @@ def facts_of(claims: Claims, kid: str, asked_model: str | None = None) -> Facts:
     models = claims.models
     if asked_model is not None and asked_model not in models:
         models = (*models, asked_model)
+    if claims.parent_models is not None:
+        models = (*models, *claims.parent_models)
     return (
         (),
         (claims.realm,),
@@ -199,7 +201,7 @@ def facts_of(claims: Claims, kid: str, asked_model: str | None = None) -> Facts:
         # What kills a token kills all that was derived from it.
         (claims.jti, *claims.parents),
         claims.parents,
-        (kid,),
+        (kid,) if claims.parent_keys is None else (kid, *claims.parent_keys),
         claims.labels,
     )
 

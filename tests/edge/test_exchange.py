@@ -109,6 +109,44 @@ def test_a_child_dies_with_any_ancestor_and_nothing_more_is_derived(served, clie
             verifier.verify(one.text, "mythos")
 
 
+def test_a_child_dies_with_its_parent_also_by_a_model_it_lacks_and_by_a_key_that_did_not_sign_it(tmp_path):
+    with Served(tmp_path, policy=DEEP) as served, served.verifier() as verifier:
+        parent = served.mint(models=["mythos", "oracle"])
+        served.kill()
+        served.start()
+        # A broker that starts signs with a new key.
+        children = [asked(served, parent.token, models=["mythos"]) for _ in range(2)]
+        grandchild = asked(served, children[0].token)
+        family = [parent, *children, grandchild]
+        kids = [parse_jws(one.token, typ=TOKEN_TYP).kid for one in family]
+        assert kids[0] not in kids[1:]
+        for one in family:
+            served.until_accepted(verifier, one.token)
+        assert claims_of(grandchild.token).parent_models == ("oracle",)
+        # Signed before the restart, and of no kin.
+        other = served.mint(models=["mythos"])
+        served.until_accepted(verifier, other.token)
+
+        def hit(**selector):
+            request = revocations_pb2.RevokeRequest(
+                request_id=request_id(), selector=selector_pb2.Selector(**selector), reason="a test", dry_run=True
+            )
+            [told] = served.revocations().Revoke(request, timeout=30)
+            return told.preview.tokens
+
+        assert (hit(model="oracle"), hit(key=kids[0]), hit(key=kids[1])) == (4, 4, 4)
+        served.revoke(model="oracle", user="alice", wait=True)
+        assert [is_dead(verifier, one.token) for one in (*family, other)] == [True] * 4 + [False]
+        parent = served.mint(models=["mythos"])
+        served.kill()
+        served.start()
+        child = asked(served, parent.token)
+        served.until_accepted(verifier, child.token)
+        served.revoke(key=parse_jws(parent.token, typ=TOKEN_TYP).kid, wait=True)
+        assert is_dead(verifier, child.token)
+        assert refusal(lambda: asked(served, child.token))[0] == "REVOKED"
+
+
 def test_a_revocation_tells_how_many_children_it_hits(served, client):
     parent = served.mint()
     client.exchange(client.exchange(parent.token, workload="sandbox").text, workload="nightly")

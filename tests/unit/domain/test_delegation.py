@@ -18,6 +18,7 @@ from broker.token.revocation import Dimension, Revocation, Selector, facts_of
 
 NOW = 1_800_000_000
 KID = "k" * 43
+LATER_KID = "L" * 43
 REALMS, PARTNERS = ("evaluation", "research"), ("acme", "globex")
 USERS, WORKLOADS = ("alice", "bob"), ("nightly", "weekly", "sandbox")
 PLACES, MODELS = ("ci", "cluster"), ("mythos", "oracle", "mythos@a", "mythos@b", "oracle@a")
@@ -128,6 +129,7 @@ def derive(parent: Claims, wish: Wish, policy: Policy, blocks=()) -> Child | Den
         token_id="child-0000-0000",
         now_s=NOW,
         not_before_s=NOW - 5,
+        parent_kid=KID,
     )
 
 
@@ -176,11 +178,10 @@ def must_be_no_wider(child: Claims, parent: Claims, policy: Policy, blocks) -> N
 
 
 def must_die_with(child: Claims, parent: Claims) -> None:
-    """Each selector of one dimension that kills the parent, or an ancestor by its id, kills the child."""
-    mine, theirs = facts_of(child, KID), facts_of(parent, KID)
+    """Each selector that kills the parent kills the child, whichever key signs it."""
+    mine, theirs = facts_of(child, LATER_KID), facts_of(parent, KID)
     for dimension in Dimension:
-        if dimension is not Dimension.MODEL:
-            assert set(theirs[dimension]) <= set(mine[dimension]), dimension
+        assert set(theirs[dimension]) <= set(mine[dimension]), dimension
     for ancestor in (parent.jti, *parent.parents):
         for name in ("token", "parent"):
             assert Selector.of(**{name: ancestor}).matches(mine)

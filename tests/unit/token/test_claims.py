@@ -34,7 +34,14 @@ CNFS = [
     {"jkt": 1},
     {"jkt": "=" * 43},
 ]
-OPTIONAL = {"act", "cnf", "run", "test", "user", "workload"}
+OPTIONAL = {"act", "cnf", "parent_keys", "parent_models", "run", "test", "user", "workload"}
+LISTS = {
+    "models": "m{}",
+    "labels": "a{:02}=b",
+    "parents": "parent-{:04}",
+    "parent_models": "m{}",
+    "parent_keys": "k" * 40 + "{:03}",
+}
 RICH = KEYS.claims(
     run="a-run-of-tests",
     test="case-7",
@@ -42,6 +49,8 @@ RICH = KEYS.claims(
     models=("mythos", "oracle@eu-1"),
     scope="model:mythos model:oracle@eu-1",
     parents=("parent-0001", "parent-0002"),
+    parent_models=("sibyl", "sibyl@eu-1"),
+    parent_keys=("k" * 43, "-_" * 21 + "A"),
     cnf={"jkt": "a" * 43},
     act={"sub": "agent", "act": {"sub": "other"}},
 )
@@ -141,6 +150,10 @@ def is_list(value: object, rule: Any, least: int, most: int) -> bool:
     )
 
 
+def is_key_id(text):
+    return len(text) == 43 and set(text) <= set(B64URL)
+
+
 def is_cnf(value):
     return (
         isinstance(value, dict)
@@ -174,13 +187,18 @@ def naive(payload: bytes) -> dict[str, Any] | None:
         and ("test" not in c or ("run" in c and is_name(c["test"])))
         and kinds
         and all(is_name(c[kind]) for kind in kinds)
-        and (len(kinds) == 1 or c.get("act", {}).get("sub") == f"{c['partner']}/workload/{c['workload']}")
+        and (
+            len(kinds) == 1
+            or (is_plain(c.get("act")) and c["act"].get("sub") == f"{c['partner']}/workload/{c['workload']}")
+        )
         and c["sub"] == f"{c['partner']}/{kinds[0]}/{c[kinds[0]]}"
         and is_list(c["models"], is_model, 1, 16)
         and c["scope"] == " ".join(f"model:{model}" for model in c["models"])
         and is_list(c["labels"], is_label, 0, 16)
         and all(one < other for one, other in pairwise(c["labels"]))
         and is_list(c["parents"], is_opaque, 0, 8)
+        and ("parent_models" not in c or (c["parents"] and is_list(c["parent_models"], is_model, 1, 128)))
+        and ("parent_keys" not in c or (c["parents"] and is_list(c["parent_keys"], is_key_id, 1, 8)))
         and ("cnf" not in c or is_cnf(c["cnf"]))
         and ("act" not in c or is_plain(c["act"]))
         and c["nbf"] <= c["iat"] < c["exp"] <= c["iat"] + 7 * 86_400
@@ -349,13 +367,12 @@ def changed(chance: random.Random) -> dict[str, Any]:
             case _:
                 if name in ("exp", "iat", "nbf", "idx"):
                     c[name] = chance.choice(INTEGERS)
-                elif name in ("models", "labels", "parents"):
+                elif name in LISTS:
                     c[name] = chance.choices(TEXTS, k=chance.choice((0, 1, 1, 2, 2, 8, 9, 16, 17)))
                     if name == "labels" and chance.random() < 0.5:
                         c[name].sort()
                     if chance.random() < 0.3:
-                        many = {"models": "m{}", "labels": "a{:02}=b", "parents": "parent-{:04}"}[name]
-                        c[name] = [many.format(number) for number in range(chance.choice((1, 8, 9, 16, 17)))]
+                        c[name] = [LISTS[name].format(n) for n in range(chance.choice((0, 1, 8, 9, 16, 17, 128, 129)))]
                 elif name == "cnf" and chance.random() < 0.7:
                     c[name] = chance.choice(CNFS)
                 elif name in ("cnf", "act"):
@@ -453,7 +470,7 @@ def test_each_near_miss_in_each_claim_is_judged_alike():
 def test_p7_the_constructor_judges_each_near_miss_as_the_reader_does():
     """What cannot be read cannot be made, and so is never signed."""
     base = said(RICH)
-    numbers, lists = ("exp", "iat", "nbf", "idx"), ("models", "labels", "parents")
+    numbers, lists = ("exp", "iat", "nbf", "idx"), LISTS
     made = 0
     for name in sorted((REQUIRED | OPTIONAL) - {"cnf", "act"}):
         for value in INTEGERS if name in numbers else [[one] for one in TEXTS] if name in lists else TEXTS:
@@ -509,6 +526,8 @@ def any_claims(draw: st.DrawFn) -> Claims:
     )
     times = sorted(draw(st.lists(st.integers(1, 2**53 - 1 - MAX_LIFETIME_S), min_size=2, max_size=2)))
     run = draw(st.none() | _any_opaque)
+    parents = tuple(draw(st.lists(_any_opaque, max_size=8, unique=True)))
+    key_ids = st.lists(st.text(B64URL, min_size=43, max_size=43), min_size=1, max_size=8, unique=True)
     return Claims(
         iss=draw(st.sampled_from([text for text in TEXTS if is_issuer(text)])),
         sub=f"{partner}/{kind}/{who}",
@@ -528,7 +547,9 @@ def any_claims(draw: st.DrawFn) -> Claims:
         models=tuple(models),
         env=draw(_any_name),
         labels=tuple(sorted(draw(st.sets(st.builds("{}={}".format, _any_name, _any_name), max_size=16)))),
-        parents=tuple(draw(st.lists(_any_opaque, max_size=8, unique=True))),
+        parents=parents,
+        parent_models=tuple(draw(st.lists(_any_name, min_size=1, max_size=20, unique=True))) if parents else None,
+        parent_keys=tuple(draw(key_ids)) if parents and draw(st.booleans()) else None,
         idx=draw(st.integers(1, 2**53 - 1)),
         cnf=draw(st.none() | _any_cnf),
         act=draw(st.none() | _any_object) if actor is None else {"sub": f"{partner}/workload/{actor}"},
@@ -580,6 +601,11 @@ def test_t6_t11_the_last_instant_is_the_last_whole_number_that_every_reader_know
         {"labels": ("a=b", "a=b")},
         {"parents": ("parent-0001", "parent-0001")},
         {"parents": tuple(f"parent-{number:04}" for number in range(9))},
+        {"parent_models": ("mythos",)},
+        {"parent_keys": ("k" * 43,)},
+        {"parents": ("parent-0001",), "parent_models": ()},
+        {"parents": ("parent-0001",), "parent_keys": ("short",)},
+        {"parents": ("parent-0001",), "parent_keys": ("k" * 43, "k" * 43)},
         {"nbf": NOW + 1},
         {"nbf": 0},
         {"exp": NOW},
