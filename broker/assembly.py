@@ -22,6 +22,7 @@ from broker.adapters.identity_tokens import IdentityTokens
 from broker.adapters.key_rotation import KeyRotation
 from broker.adapters.policy_file import load_policy
 from broker.adapters.sql import SqlLedger, open_store
+from broker.adapters.sql.copying import RESTORING
 from broker.composing import Composer, Parts
 from broker.domain.policy import Role
 from broker.doors import Doors, bound_login_server, bound_server, http_server, http_socket_of
@@ -38,7 +39,7 @@ from broker.edge.grpc.run_proofs import RunProofs
 from broker.edge.grpc.server import Services, make_login_server, make_server, set_health
 from broker.edge.grpc.status import Condition
 from broker.edge.http.app import make_app
-from broker.errors import ConfigInvalid, Failure, SignerUnavailable
+from broker.errors import ConfigInvalid, Failure, SignerUnavailable, StoreCorrupt
 from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry
 from broker.publishing import Log
 from broker.service.calling import Caller
@@ -89,6 +90,7 @@ class Broker:
             on_group=meter.appended,
             on_fatal=self._fail,
         )
+        _must_be_finished(self.ledger)
         self.log = Log(self.ledger, parts.log, clock, self._fail)
         self._is_new = self.ledger.head().size == 1
         self._events = SqliteEventIndex(parts.events_file, self.ledger.head())
@@ -135,7 +137,14 @@ class Broker:
         self.policies.watch(lambda in_force: self.signer.forget(in_force.revoked_keys))
         self.policies.watch(lambda in_force: self.identities.configure(in_force.policy.providers.values()))
         self.identities.configure(self.policies.current().policy.providers.values())
-        publisher = Publisher(self.ledger, self.policies, self.signer, clock, boot=secrets.token_hex(8))
+        publisher = Publisher(
+            self.ledger,
+            self.policies,
+            self.signer,
+            clock,
+            boot=secrets.token_hex(8),
+            restorations=self.ledger.restorations(),
+        )
         hub = self._hub = FeedHub(
             publisher,
             self.policies,
@@ -351,6 +360,11 @@ class Broker:
         log.critical("the store failed", extra={"fields": {"reason": failure.reason, "detail": failure.message}})
         self._fatal = failure
         os._exit(EXIT_FATAL)
+
+
+def _must_be_finished(ledger: SqlLedger) -> None:
+    if ledger.head().incarnation == RESTORING:
+        raise StoreCorrupt("the store is being restored, and that was not finished", hint="run again: broker restore")
 
 
 def _told(text: str, in_texts: Iterable[str]) -> bool:

@@ -382,7 +382,7 @@ class FrameForked(FrameRefused):
     """A frame is of another incarnation of the ledger."""
 
     reason = "FRAME_FORKED"
-    default_hint = "if a backup was restored on purpose, remove the verifier's state folder"
+    default_hint = "a backup is restored with `broker restore`, which verifiers follow; this is another ledger"
 
 
 class NameInUse(Failure):

@@ -11,7 +11,15 @@ def main() -> None:
         # A wheel without extras is the SDK: even the command line may not be there.
         from broker.edge.cli import cli_with  # noqa: PLC0415
 
-        program = cli_with(dev=_dev, serve=_serve, witness=_witness, validate=_validate, strangers=_strangers)
+        program = cli_with(
+            dev=_dev,
+            serve=_serve,
+            witness=_witness,
+            backup=_backup,
+            restore=_restore,
+            validate=_validate,
+            strangers=_strangers,
+        )
         sys.exit(program.main(standalone_mode=True))
     except ModuleNotFoundError as missing:
         package = (missing.name or "").partition(".")[0]
@@ -42,6 +50,18 @@ def _witness(**options: Any) -> int:
     from broker.witness import run_witness  # noqa: PLC0415
 
     return run_witness(**options)
+
+
+def _backup(**options: Any) -> int:
+    from broker.backups import run_backup  # noqa: PLC0415
+
+    return run_backup(**options)
+
+
+def _restore(**options: Any) -> int:
+    from broker.backups import run_restore  # noqa: PLC0415
+
+    return run_restore(**options)
 
 
 def _validate(document: str, source: str) -> list[str]:

@@ -75,7 +75,7 @@ def run_dev(*, data: Path, port: int, http_port: int, login_port: int, once: boo
     try:
         return asyncio.run(_dev(data, port, http_port, login_port, once=once))
     except Failure as failure:
-        return _failed(failure)
+        return failed(failure)
     except KeyboardInterrupt:
         return EXIT_DONE
 
@@ -88,12 +88,13 @@ def run_serve(*, config: Path) -> int:
         _take_all_handles()
         return asyncio.run(_serve(settings))
     except Failure as failure:
-        return _failed(failure)
+        return failed(failure)
     except KeyboardInterrupt:
         return EXIT_DONE
 
 
-def _failed(failure: Failure) -> int:
+def failed(failure: Failure) -> int:
+    """Say what went wrong; return the exit code."""
     if isinstance(failure, ConfigInvalid):
         for problem in failure.problems:
             # Problems of a policy begin with their file and line.
@@ -296,7 +297,7 @@ async def _serve(settings: Settings) -> int:
 
 
 def _serve_parts(settings: Settings, clock: SystemClock, meter: PrometheusMeter, home: KeyHome) -> Parts:
-    url = _store_url(settings)
+    url = store_url(settings)
     sole = settings.store.sole_broker
     must_be_authorities("identity.ca_file", settings.identity.ca_file)
     must_be_authorities("ledger.witness_ca_file", settings.ledger.witness_ca_file)
@@ -344,7 +345,8 @@ def _witnesses(ledger: LedgerSettings) -> tuple[Witness, ...]:
     return tuple(found)
 
 
-def _store_url(settings: Settings) -> str:
+def store_url(settings: Settings) -> str:
+    """Return where the store is."""
     store = settings.store
     if store.url_file is not None:
         return store.url_file.read_text(encoding="utf-8").strip()

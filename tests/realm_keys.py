@@ -20,6 +20,7 @@ from broker.token.keys import (
     raw_signature,
     thumbprint,
 )
+from broker.token.restoration import Restoration, restoration_signing_input
 from broker.token.revocation import Selector
 from broker.v1 import feed_pb2
 
@@ -168,6 +169,13 @@ class RealmKeys:
             body=data, signature=sign(key.private, ECHO_CONTEXT + data), certificate=key.certificate
         )
         return feed_pb2.ListenResponse(echo=signed).SerializeToString()
+
+    def restoration(self, before: str, after: str, *, size: int = 7, trust: RealmTrust | None = None) -> str:
+        """The root's word that a ledger was restored."""
+        made = Restoration(before, after, size, self.now_s)
+        kid = thumbprint(public_jwk(self.root.public_key()))
+        message = restoration_signing_input(kid, trust or self.trust, made)
+        return assemble(message, sign(self.root, message))
 
     def kept(self, *, by: CertifiedKey | None = None, context: bytes = KEPT_CONTEXT, **fields: Any) -> bytes:
         """The answer to receipts."""

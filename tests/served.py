@@ -203,6 +203,12 @@ level = "debug"
         self.port, self.http_port = int(words[5]), int(words[8])
         self.login_port = int(words[11]) if "(login)" in words else 0
 
+    def store(self, store: str) -> None:
+        """Serve from another store, from the next start on."""
+        before, _, rest = self._config.partition("[store]\n")
+        self._config = f"{before}[store]\n{store}\n{rest.partition(chr(10))[2]}"
+        (self.folder / "broker.toml").write_text(self._config)
+
     def kill(self) -> None:
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)

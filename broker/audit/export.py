@@ -77,6 +77,8 @@ def check_export(files: Files, trust: Mapping[str, RealmTrust], log: LogKeys, ol
         entry = rules.take(data)
         if entry.kind is Kind.KEY_CERTIFIED:
             certificates.add(_must_be_its_file(files, names, entry))
+        elif entry.kind is Kind.LEDGER_RESTORED:
+            _must_be_restored(reading, entry)
         elif entry.kind is Kind.REVOCATION_COMPLETED:
             completions.add(completion_name(int(str(entry.body["revocation"]))))
     for name in sorted(names):
@@ -93,6 +95,12 @@ def check_export(files: Files, trust: Mapping[str, RealmTrust], log: LogKeys, ol
         tuple(dict.fromkeys(key.name for key in signed.cosigners)),
         kept,
     )
+
+
+def _must_be_restored(reading: "_Reading", entry: Entry) -> None:
+    """Raise unless what was restored is what stands before it."""
+    if root_at(entry.index, reading.nodes()).hex() != entry.body.get("root"):
+        raise wrong(f"entry {entry.index}", Rule.BEGINNING, "it was restored with other entries than these")
 
 
 class _Reading:

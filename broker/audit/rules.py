@@ -7,6 +7,7 @@ from broker.audit.fields import members_of, number_of, text_of
 from broker.audit.keys import take_certified
 from broker.audit.past import Look, Past
 from broker.audit.receipts import ReceiptRules, take_alarm
+from broker.audit.restored import take_restored
 from broker.audit.revoked import REVOKING, Document, take_completed, take_reinstated, take_revoked
 from broker.audit.runs import take_approval, take_kept, take_opened
 from broker.audit.tokens import take_minted, take_resigned
@@ -59,6 +60,8 @@ class Rules:
         match entry.kind:
             case Kind.LEDGER_CREATED:
                 past.incarnation = text_of(entry, "incarnation")
+            case Kind.LEDGER_RESTORED:
+                take_restored(past, entry)
             case Kind.POLICY_APPLIED:
                 text_of(entry, "sha256")
                 past.policies += 1

@@ -20,6 +20,7 @@ class Kind(StrEnum):
     """What happened."""
 
     LEDGER_CREATED = "ledger-created"
+    LEDGER_RESTORED = "ledger-restored"
     POLICY_APPLIED = "policy-applied"
     TOKEN_MINTED = "token-minted"  # noqa: S105 - a word, not a secret
     TOKEN_RESIGNED = "token-resigned"  # noqa: S105 - a word, not a secret

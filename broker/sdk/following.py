@@ -16,6 +16,7 @@ from broker.sdk.opening import (
 )
 from broker.token.keys import RealmTrust, TrustedKey
 from broker.token.lease import BrokerTime, EchoPoint, accept_until_ns, earliest_ns
+from broker.token.restoration import leads_to
 from broker.token.revocation import Matcher
 from broker.v1 import feed_pb2
 
@@ -34,6 +35,8 @@ class Mark:
     incarnation: str
     head: int
     highest_wall_ms: int
+    left: tuple[str, ...] = ()
+    """Incarnations that it came from, because the ledger was restored. Not kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +168,14 @@ class Follower:
             return self._take_echo(opened)
         body = opened.body
         self._must_be_current(opened.key, body.wall_ms)
-        if self._mark.incarnation not in ("", body.incarnation):
-            raise FrameForked("a frame of another incarnation of the ledger")
+        is_other = self._mark.incarnation not in ("", body.incarnation)
         if isinstance(opened, OpenedKept):
+            if is_other:
+                raise FrameForked("an answer of another incarnation of the ledger")
             return Step(kept=opened.body)
         body = opened.body
+        if is_other:
+            self._go_over_to(body)
         match body.kind:
             case feed_pb2.FRAME_KIND_SNAPSHOT:
                 step = self._take_snapshot(body, arrived_ns)
@@ -179,6 +185,21 @@ class Follower:
                 raise FrameRefused("a frame that is neither snapshot nor delta")
         self._mark = replace(self._mark, highest_wall_ms=max(self._mark.highest_wall_ms, body.wall_ms))
         return step
+
+    def _go_over_to(self, body: feed_pb2.FrameBody) -> None:
+        """Begin anew with a ledger that was restored, by the word of the realm's root. Raises FrameForked without.
+
+        What is in force stays until the snapshot is complete; its lease is not extended meanwhile.
+        """
+        way: tuple[str, ...] = ()
+        if body.kind == feed_pb2.FRAME_KIND_SNAPSHOT:
+            found = self._opener.restorations(list(body.restorations))
+            way = leads_to(found, self._mark.incarnation, body.incarnation)
+        if not way:
+            raise FrameForked("a frame of another incarnation of the ledger")
+        # The wall clock stays: what was ended then is so still.
+        self._mark = Mark(body.incarnation, 0, self._mark.highest_wall_ms, (*self._mark.left, *way))
+        self._contents = self._staged = self._newest = None
 
     def _must_be_current(self, key: TrustedKey, wall_ms: int) -> None:
         """Refuse a feed key that was not, or is no longer, certified.
@@ -272,7 +293,7 @@ class Follower:
         if newest is None or newest.boot != beat.boot or newest.as_of_ns < beat.as_of_ns:
             self._newest = beat
         before = self.state
-        self._mark = Mark(body.incarnation, contents.head, self._mark.highest_wall_ms)
+        self._mark = replace(self._mark, incarnation=body.incarnation, head=contents.head)
         self.state = self._with_lease(
             replace(
                 before,

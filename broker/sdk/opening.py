@@ -16,6 +16,7 @@ from broker.errors import (
 )
 from broker.token.keys import Purpose, RealmTrust, TrustedKey, check_certificate, verify_es256
 from broker.token.lease import drift_ns
+from broker.token.restoration import MAX_RESTORATIONS, Restoration, check_restoration
 from broker.token.revocation import Dimension, Shape, checks_of
 from broker.v1 import feed_pb2
 
@@ -100,6 +101,15 @@ class Opener:
             key = self._certified(certificate, Purpose.TOKEN)
             keys[key.kid] = later(keys.get(key.kid), key)
         return keys
+
+    def restorations(self, texts: list[str]) -> list[Restoration]:
+        """Return what the realm's root said. Raises FrameUntrusted if one is not its word."""
+        if len(texts) > MAX_RESTORATIONS:
+            raise FrameRefused("a frame with too many restorations")
+        try:
+            return [check_restoration(text, self._trust) for text in texts]
+        except (Malformed, Untrusted) as bad:
+            raise FrameUntrusted(bad.message) from bad
 
     def _frame(self, signed: feed_pb2.SignedFrame) -> OpenedFrame:
         if len(signed.body) > MAX_BODY_BYTES:

@@ -215,6 +215,10 @@ class Receipts:
         own = self._own
         if own is None:
             return
+        if self._state is not None and own.incarnation != self._state.incarnation:
+            # The ledger was restored: heads of now are not those of then. What is in there is sent as what it is.
+            self._own = None
+            return
         if own.journal.problem:
             own.journal.mend()
             if own.journal.problem:

@@ -65,11 +65,12 @@ class Remembered:
         with self._alone():
             kept = self.load()
             if kept is not None:
-                if kept.incarnation != mark.incarnation:
+                is_left = kept.incarnation in mark.left
+                if kept.incarnation != mark.incarnation and not is_left:
                     raise FrameForked("another process of this folder follows another incarnation of the ledger")
                 mark = Mark(
                     mark.incarnation,
-                    max(mark.head, kept.head),
+                    mark.head if is_left else max(mark.head, kept.head),
                     max(mark.highest_wall_ms, kept.highest_wall_ms),
                 )
             if mark != kept:

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from broker.domain.policy import Receipts
 from broker.service.ports import CertificateRecord, RevocationRecord, SigningKey
+from broker.token.restoration import MAX_RESTORATIONS
 from broker.token.revocation import Shape
 from broker.v1 import feed_pb2
 
@@ -36,6 +37,7 @@ class Stamp:
     lease_ms: int
     heartbeat_ms: int
     receipts: Receipts = Receipts.NONE
+    restorations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ def snapshot(stamp: Stamp, contents: Contents, key: SigningKey) -> list[bytes]:
         body.kind = feed_pb2.FRAME_KIND_SNAPSHOT
         body.part = part
         body.parts = len(slices)
+        body.restorations.extend(stamp.restorations[-MAX_RESTORATIONS:])
         messages.append(_signed_frame(body, key))
     return messages
 

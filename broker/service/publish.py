@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import TypeVar
 
 from broker.errors import NotFound, SignerUnavailable, StoreUnavailable
@@ -63,7 +64,17 @@ class Publisher:
     claims to be newer than what it holds (P5).
     """
 
-    def __init__(self, ledger: Ledger, policies: Policies, signer: Signer, clock: Clock, *, boot: str) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        policies: Policies,
+        signer: Signer,
+        clock: Clock,
+        *,
+        boot: str,
+        restorations: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    ) -> None:
+        self._restorations = {realm: tuple(documents) for realm, documents in restorations.items()}
         self._ledger = ledger
         self._policies = policies
         self._signer = signer
@@ -209,6 +220,7 @@ class Publisher:
             lease_ms=known.lease_ms,
             heartbeat_ms=known.heartbeat_ms,
             receipts=known.receipts,
+            restorations=self._restorations.get(realm, ()),
         )
 
 

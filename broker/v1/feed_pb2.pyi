@@ -269,7 +269,7 @@ class EchoBody(_message.Message):
     def __init__(self, realm: _Optional[str] = ..., boot: _Optional[str] = ..., nonce: _Optional[bytes] = ..., verifier_clock_ns: _Optional[int] = ..., broker_clock_ns: _Optional[int] = ..., verifier: _Optional[str] = ...) -> None: ...
 
 class FrameBody(_message.Message):
-    __slots__ = ("realm", "incarnation", "boot", "kind", "previous_head", "head", "as_of_ns", "wall_ms", "lease_ms", "heartbeat_ms", "revocations", "keys", "part", "parts", "receipts")
+    __slots__ = ("realm", "incarnation", "boot", "kind", "previous_head", "head", "as_of_ns", "wall_ms", "lease_ms", "heartbeat_ms", "revocations", "keys", "part", "parts", "receipts", "restorations")
     REALM_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     BOOT_FIELD_NUMBER: _ClassVar[int]
@@ -285,6 +285,7 @@ class FrameBody(_message.Message):
     PART_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
     RECEIPTS_FIELD_NUMBER: _ClassVar[int]
+    RESTORATIONS_FIELD_NUMBER: _ClassVar[int]
     realm: str
     incarnation: str
     boot: str
@@ -300,7 +301,8 @@ class FrameBody(_message.Message):
     part: int
     parts: int
     receipts: ReceiptDemand
-    def __init__(self, realm: _Optional[str] = ..., incarnation: _Optional[str] = ..., boot: _Optional[str] = ..., kind: _Optional[_Union[FrameKind, str]] = ..., previous_head: _Optional[int] = ..., head: _Optional[int] = ..., as_of_ns: _Optional[int] = ..., wall_ms: _Optional[int] = ..., lease_ms: _Optional[int] = ..., heartbeat_ms: _Optional[int] = ..., revocations: _Optional[_Iterable[_Union[FeedRevocation, _Mapping]]] = ..., keys: _Optional[_Iterable[str]] = ..., part: _Optional[int] = ..., parts: _Optional[int] = ..., receipts: _Optional[_Union[ReceiptDemand, str]] = ...) -> None: ...
+    restorations: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, realm: _Optional[str] = ..., incarnation: _Optional[str] = ..., boot: _Optional[str] = ..., kind: _Optional[_Union[FrameKind, str]] = ..., previous_head: _Optional[int] = ..., head: _Optional[int] = ..., as_of_ns: _Optional[int] = ..., wall_ms: _Optional[int] = ..., lease_ms: _Optional[int] = ..., heartbeat_ms: _Optional[int] = ..., revocations: _Optional[_Iterable[_Union[FeedRevocation, _Mapping]]] = ..., keys: _Optional[_Iterable[str]] = ..., part: _Optional[int] = ..., parts: _Optional[int] = ..., receipts: _Optional[_Union[ReceiptDemand, str]] = ..., restorations: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class FeedRevocation(_message.Message):
     __slots__ = ("index", "dimensions", "values", "keep_s")

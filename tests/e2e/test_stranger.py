@@ -15,7 +15,8 @@ from broker.audit.export import check_export
 from broker.audit.wrong import Rule
 from broker.errors import NotProven
 from broker.ledger.checkpoint import LogKeys
-from broker.ledger.entry import Kind, decode_entry
+from broker.ledger.entry import Kind, decode_entry, leaf_hash
+from broker.ledger.merkle import Frontier
 from broker.ledger.note import KeyKind
 from broker.sdk import Client, ReceiptPace
 from broker.token.claims import TOKEN_TYP
@@ -460,6 +461,49 @@ def _begins_twice(log: Log) -> tuple[list[bytes], str]:
     return renumbered([*log.entries, log.entries[0]]), f"entry {len(log.entries)}"
 
 
+def _restored(log: Log, **changes: Any) -> tuple[list[bytes], str]:
+    """The same log, restored at its end as it says of itself, but for the changes."""
+    size = len(log.entries)
+    created = json.loads(log.entries[0])
+    body = {
+        "incarnation": "f" * 32,
+        "from": created["body"]["incarnation"],
+        "size": size,
+        "root": Frontier().extended(map(leaf_hash, log.entries)).root().hex(),
+        "reason": "a test",
+        **changes,
+    }
+    fields = {**created, "index": size, "kind": "ledger-restored", "body": body}
+    restored = json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+    return [*log.entries, restored], f"entry {size}"
+
+
+def _restored_from_another(log: Log) -> tuple[list[bytes], str]:
+    return _restored(log, **{"from": "e" * 32})
+
+
+def _restored_to_itself(log: Log) -> tuple[list[bytes], str]:
+    return _restored(log, incarnation=log.body(0)["incarnation"])
+
+
+def _restored_elsewhere(log: Log) -> tuple[list[bytes], str]:
+    return _restored(log, size=len(log.entries) - 1)
+
+
+def _restored_with_others(log: Log) -> tuple[list[bytes], str]:
+    return _restored(log, root="00" * 32)
+
+
+def _restored_without_reason(log: Log) -> tuple[list[bytes], str]:
+    return _restored(log, reason="")
+
+
+def test_a_log_that_was_restored_as_it_says_is_good_and_is_another_from_there_on(log: Log) -> None:
+    entries, _ = _restored(log)
+    restored = Log(entries, log.completions, log.trust, log.signer)
+    assert restored.check(restored.files()).incarnation == "f" * 32
+
+
 def _replaced(log: Log, at: int, data: bytes) -> list[bytes]:
     return [*log.entries[:at], data, *log.entries[at + 1 :]]
 
@@ -487,6 +531,11 @@ FORGERIES = [
     (_receipts_changed, Rule.RECEIPT),
     (_receipts_gone, Rule.RECEIPT),
     (_begins_twice, Rule.BEGINNING),
+    (_restored_from_another, Rule.BEGINNING),
+    (_restored_to_itself, Rule.BEGINNING),
+    (_restored_elsewhere, Rule.BEGINNING),
+    (_restored_with_others, Rule.BEGINNING),
+    (_restored_without_reason, Rule.BEGINNING),
 ]
 
 

@@ -94,6 +94,7 @@ EXIT_CODES = {
     "StoreBroken": FAILED,
     "Refused": FAILED,
     "TourFailed": FAILED,
+    "BackupRefused": FAILED,
 }
 # What a service answers its client with: 401 get a new token, 403 stop, 503 try again, 413 send less.
 ANSWERS = {

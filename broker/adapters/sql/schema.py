@@ -283,3 +283,14 @@ denials = Table(
 )
 Index("denials_partner", denials.c.partner, denials.c.at_ms)
 Index("denials_request", denials.c.request_id)
+
+# For verifiers: which ledger this one goes on from, as a realm's root said when a backup was restored.
+restorations = Table(
+    "restorations",
+    metadata,
+    Column("idx", BigInteger, nullable=False),
+    Column("realm", String(128), nullable=False),
+    Column("document", Text, nullable=False),
+    PrimaryKeyConstraint("idx", "realm"),
+    sqlite_with_rowid=False,
+)

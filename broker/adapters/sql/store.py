@@ -2,15 +2,13 @@
 
 import json
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection, Engine, delete, func, insert, or_, select, text, tuple_
 
 from broker.adapters.sql.approvals import SqlApprovals
@@ -24,6 +22,7 @@ from broker.adapters.sql.headroom import Headroom
 from broker.adapters.sql.history import SqlPolicyHistory
 from broker.adapters.sql.instants import instant, ms
 from broker.adapters.sql.listener import Listener
+from broker.adapters.sql.opening import migrate
 from broker.adapters.sql.proofs import SqlProofs
 from broker.adapters.sql.receipts import SqlReceiptBook
 from broker.adapters.sql.roster import SqlRoster
@@ -36,6 +35,7 @@ from broker.adapters.sql.schema import (
     ledger,
     policies,
     requests,
+    restorations,
     revocations,
     runs,
 )
@@ -226,6 +226,14 @@ class SqlLedger:
         with self._reading() as connection:
             return [_revocation(row) for row in connection.execute(query)]
 
+    def restorations(self) -> Mapping[str, Sequence[str]]:
+        """Return by realm what its root said of each time that this ledger was restored, the oldest first."""
+        found: dict[str, list[str]] = {}
+        with self._reading() as connection:
+            for row in connection.execute(select(restorations).order_by(restorations.c.idx)):
+                found.setdefault(row.realm, []).append(row.document)
+        return found
+
     def prune(self, now: datetime) -> int:
         """As the port says. Certificates and request ids go with the revocations; the ledger keeps everything."""
         moment, requests_from = ms(now), ms(now - KEEP_REQUESTS)
@@ -327,7 +335,7 @@ def open_store(
             if connection.dialect.name == "postgresql":
                 # Two brokers that start at once must not both migrate.
                 connection.execute(text("SELECT pg_advisory_xact_lock(7443)"))
-            _migrate(connection)
+            migrate(connection)
             _create(connection, clock)
             _must_be_sound(connection)
             grow(connection)
@@ -343,14 +351,6 @@ def open_store(
     finally:
         opening.dispose()
     return SqlLedger(engine, clock, file=file, is_sole=is_sole, headroom=headroom, **options)
-
-
-def _migrate(connection: Connection) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.set_main_option("path_separator", "os")
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
 
 
 def _create(connection: Connection, clock: Clock) -> None:

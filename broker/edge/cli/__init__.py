@@ -8,6 +8,7 @@ from broker import __version__
 from broker.edge.cli.approvals import approval
 from broker.edge.cli.asking import after_revocation, query, trail
 from broker.edge.cli.auditing import audit
+from broker.edge.cli.backing_up import Backup, Restore, backup_command, restore_command
 from broker.edge.cli.blocks import reinstate, revocations
 from broker.edge.cli.checking import Strangers, checking_commands
 from broker.edge.cli.completing import completion
@@ -39,12 +40,23 @@ for one in (denial, token_fate, path):
 _HELP = "Hand out credentials for restricted AI models, and revoke them everywhere."
 
 
-def cli_with(*, dev: Dev, serve: Serve, witness: Witness, validate: Validate, strangers: Strangers) -> click.Group:
+def cli_with(
+    *,
+    dev: Dev,
+    serve: Serve,
+    witness: Witness,
+    backup: Backup,
+    restore: Restore,
+    validate: Validate,
+    strangers: Strangers,
+) -> click.Group:
     """Return the whole program. What needs the server's parts is given by the composition root."""
     program = _program(validate)
     program.add_command(dev_command(dev))
     program.add_command(serve_command(serve))
     program.add_command(witness_command(witness))
+    program.add_command(backup_command(backup))
+    program.add_command(restore_command(restore))
     for command in checking_commands(strangers):
         audit.add_command(command)
     report.add_command(report_verify_command(strangers))

@@ -78,6 +78,8 @@ class Program:
             dev=self._start("dev"),
             serve=self._start("serve"),
             witness=self._start("witness"),
+            backup=self._start("backup"),
+            restore=self._start("restore"),
             validate=self._validate,
             strangers=lambda: stranger,
         )

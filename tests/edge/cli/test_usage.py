@@ -25,6 +25,8 @@ PROGRAM = cli_with(
     dev=lambda **_: 0,
     serve=lambda **_: 0,
     witness=lambda **_: 0,
+    backup=lambda **_: 0,
+    restore=lambda **_: 0,
     validate=lambda _document, _source: [],
     strangers=lambda: stranger,
 )
@@ -88,6 +90,8 @@ def test_the_commands_are_those_of_the_design() -> None:
         "verifiers forget",
         "drill",
         "drill history",
+        "backup",
+        "restore",
         "audit verify-completion",
         "audit checkpoint",
         "audit prove",
@@ -113,7 +117,9 @@ def test_the_help_of_every_command_has_an_example_of_it(bare: Program, path: tup
 
 
 @pytest.mark.parametrize(
-    "path", [path for path, _ in LEAVES if path[0] not in {"dev", "serve", "witness"}], ids=" ".join
+    "path",
+    [path for path, _ in LEAVES if path[0] not in {"dev", "serve", "witness", "backup", "restore"}],
+    ids=" ".join,
 )
 def test_every_command_that_answers_has_documented_json(bare: Program, path: tuple[str, ...]) -> None:
     text = bare(*path, "--help").stdout
@@ -259,6 +265,11 @@ def test_every_example_parses(example: str, tmp_path: Path, monkeypatch: pytest.
         ("audit", "verify"),
         ("audit", "verify-completion"),
         ("report",),
+        ("backup",),
+        ("backup", "x", "--config", "/nowhere/broker.toml"),
+        ("restore", "x"),
+        ("restore", "x", "--config", __file__, "--reason", "x"),
+        ("restore", "x", "--config", __file__, "--by", "spiffe://a/b"),
         ("report", "access"),
         ("report", "access", "--partner", ""),
         ("report", "access", "--partner", "acme", "--soon", "-1"),
@@ -396,6 +407,8 @@ def test_a_servers_exit_code_is_the_programs(code: int) -> None:
         dev=lambda **_: code,
         serve=lambda **_: code,
         witness=lambda **_: code,
+        backup=lambda **_: code,
+        restore=lambda **_: code,
         validate=lambda _document, _source: [],
         strangers=lambda: stranger,
     )
@@ -409,7 +422,13 @@ def test_a_servers_failure_is_told_like_any_other(capsys: pytest.CaptureFixture[
         raise OSError(98, "Address already in use", "localhost:7443")
 
     program = cli_with(
-        dev=dev, serve=dev, witness=dev, validate=lambda _document, _source: [], strangers=lambda: stranger
+        dev=dev,
+        serve=dev,
+        witness=dev,
+        backup=dev,
+        restore=dev,
+        validate=lambda _document, _source: [],
+        strangers=lambda: stranger,
     )
     with pytest.raises(SystemExit) as ended:
         program.main(["dev", "--once"])

@@ -299,7 +299,7 @@ def test_a_restored_backup_is_refused_until_an_admin_removes_the_state(server, c
     server.incarnation = "ledger-2"
     second = connect(server, state_dir=state_dir)
     eventually(lambda: "FRAME_FORKED" in second.state().problem, "the refusal")
-    assert "remove the verifier's state folder" in second.state().problem
+    assert "this is another ledger" in second.state().problem
     second.close()
     (state_dir / "evaluation.mark").unlink()
     connect(server, state_dir=state_dir).wait_fresh(10)

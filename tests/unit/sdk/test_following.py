@@ -1,5 +1,7 @@
 """The follower: every rule of a frame, alone."""
 
+from dataclasses import replace
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -369,6 +371,64 @@ def test_another_incarnation_is_a_fork():
     refused(fresh(), KEYS.delta(incarnation="ledger-2"), FrameForked)
     refused(fresh(), KEYS.snapshot(incarnation="ledger-2", head=1000), FrameForked)
     refused(follower(mark=Mark("ledger-1", 0, 0)), KEYS.snapshot(incarnation="ledger-2"), FrameForked)
+
+
+def test_a_restored_ledger_is_followed_by_the_roots_word_alone():
+    one = fresh()
+    one.take(KEYS.delta(head=11, revocations=[entry(10, user="bob")]), 101 * S)
+    before, until = one.state, one.state.accept_until_ns
+    assert kills(one)
+    assert until > 101 * S
+    other = RealmKeys()
+    told = KEYS.restoration("ledger-1", "ledger-2")
+    stranger = replace(other.trust, realm="evaluation")
+    for restorations, failure in (
+        ([], FrameForked),
+        ([KEYS.restoration("ledger-0", "ledger-2")], FrameForked),
+        ([KEYS.restoration("ledger-2", "ledger-1")], FrameForked),
+        ([KEYS.restoration("ledger-1", "ledger-3")], FrameForked),
+        ([other.restoration("ledger-1", "ledger-2")], FrameUntrusted),
+        ([other.restoration("ledger-1", "ledger-2", trust=stranger)], FrameUntrusted),
+        ([KEYS.restoration("ledger-1", "ledger-2", trust=replace(KEYS.trust, realm="production"))], FrameUntrusted),
+        ([told[:-1]], FrameUntrusted),
+        ([KEYS.token.certificate], FrameUntrusted),
+        ([told] * 17, FrameRefused),
+    ):
+        refused(one, KEYS.snapshot(incarnation="ledger-2", head=3, restorations=restorations), failure)
+        assert one.state is before
+        assert one.mark.incarnation == "ledger-1"
+    # Nor by a delta, which holds not all that there is.
+    refused(one, KEYS.delta(incarnation="ledger-2", previous_head=3, head=3, restorations=[told]), FrameForked)
+    # In parts: what is in force stays so, and no longer than it was, until all of them are there.
+    parts = [
+        KEYS.snapshot(incarnation="ledger-2", boot="boot-2", head=3, parts=2, part=part, restorations=[told])
+        for part in range(2)
+    ]
+    assert not one.take(parts[0], 102 * S).in_force
+    assert one.state is before
+    step = one.take(parts[1], 102 * S)
+    assert (step.in_force, step.has_contents) == (True, True)
+    state = one.state
+    assert (state.incarnation, state.head, state.epoch) == ("ledger-2", 3, before.epoch + 1)
+    assert state.accept_until_ns == until
+    assert not kills(one)
+    assert one.mark == Mark("ledger-2", 3, KEYS.now_s * 1000, ("ledger-1",))
+    # There is no way back, and what came before is another ledger's now.
+    refused(one, KEYS.snapshot(incarnation="ledger-1", head=100, restorations=[told]), FrameForked)
+    refused(one, KEYS.delta(previous_head=10, head=10), FrameForked)
+    assert one.take(KEYS.delta(incarnation="ledger-2", boot="boot-2", previous_head=3, head=4), 103 * S).in_force
+
+
+def test_a_ledger_that_was_restored_twice_is_followed_through_both_and_never_in_a_circle():
+    ways = [KEYS.restoration("ledger-1", "ledger-2"), KEYS.restoration("ledger-2", "ledger-3")]
+    one = follower(mark=Mark("ledger-1", 1_000, 0))
+    assert one.take(KEYS.snapshot(incarnation="ledger-3", head=3, restorations=ways), 3 * S).in_force
+    assert one.mark.left == ("ledger-1", "ledger-2")
+    assert one.mark.head == 3
+    circle = [KEYS.restoration("ledger-1", "ledger-2"), KEYS.restoration("ledger-2", "ledger-1")]
+    refused(
+        follower(mark=Mark("ledger-1", 0, 0)), KEYS.snapshot(incarnation="ledger-3", restorations=circle), FrameForked
+    )
 
 
 def test_a_snapshot_replaces_the_state_only_when_all_its_parts_are_there():
