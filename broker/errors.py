@@ -215,7 +215,7 @@ class StoreCorrupt(Failure):
     """The store is damaged; the process must not go on with it."""
 
     reason = "STORE_CORRUPT"
-    default_hint = "stop the broker and restore the store from a backup"
+    default_hint = "stop the broker, keep what there is, and see: broker restore --help"
 
 
 class LedgerForked(StoreCorrupt):

@@ -26,6 +26,8 @@ _CLOCK_SET_BACK_MS = 86_400_000
 # The clock of a verifier is ahead of ours, by less than that.
 _AHEAD_MS = 3_600_000
 _FORM = 2
+_PRIMARY = 0xFF
+_AGAIN = "ask again in a while: it is made anew out of the ledger"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (form INTEGER, incarnation TEXT, size INTEGER);
 CREATE TABLE IF NOT EXISTS events (idx INTEGER, line INTEGER, at_ms INTEGER, latest_ms INTEGER, head INTEGER,
@@ -71,10 +73,7 @@ class SqliteEventIndex:
         with self._opening:
             if self._opened is None:
                 if not self._is_usable():
-                    assert self._path is not None  # noqa: S101 - see the constructor
-                    for suffix in ("", "-wal", "-shm"):
-                        with suppress(OSError):
-                            self._path.with_name(self._path.name + suffix).unlink()
+                    self._unlink()
                 writing = self._connected()
                 writing.executescript(_SCHEMA)
                 writing.execute(
@@ -132,7 +131,7 @@ class SqliteEventIndex:
             words += [(_word(one), event.index, event.line) for one in event.facets]
         # In the order of the table, so that each of its pages is touched once.
         words.sort()
-        with self._write_lock, _errors():
+        with self._write_lock, self._errors():
             writing, _ = self._connections()
             writing.execute("BEGIN IMMEDIATE")
             try:
@@ -209,8 +208,31 @@ class SqliteEventIndex:
 
     @contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:
-        with self._read_lock, _errors():
+        with self._read_lock, self._errors():
             yield self._connections()[1]
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as bad:
+            # A file that is no database has no such code.
+            code = getattr(bad, "sqlite_errorcode", None)
+            if code is not None and code & _PRIMARY in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                self._throw_away()
+            raise StoreUnavailable(f"the index of the ledger cannot be used: {bad}", hint=_AGAIN) from bad
+
+    def _throw_away(self) -> None:
+        """Leave the damaged file to whoever reads it still, and begin another at the next question."""
+        with self._opening:
+            self._opened, self._latest_ms = None, 0
+            self._unlink()
+
+    def _unlink(self) -> None:
+        assert self._path is not None  # noqa: S101 - see the constructor
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(OSError):
+                self._path.with_name(self._path.name + suffix).unlink()
 
 
 def _reached(events: Iterable[Event]) -> Iterator[tuple[object, ...]]:
@@ -317,11 +339,3 @@ def _first_at(connection: sqlite3.Connection, from_ms: int) -> int:
 def _is_past(connection: sqlite3.Connection, at: Ref, until_ms: int) -> bool:
     row = connection.execute("SELECT latest_ms FROM events WHERE (idx, line) = (?, ?)", at).fetchone()
     return row is not None and int(row[0]) > until_ms + _CLOCK_SET_BACK_MS
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as bad:
-        raise StoreUnavailable(f"the index of the ledger cannot be used: {bad}") from bad

@@ -131,6 +131,28 @@ def test_what_is_of_another_ledger_or_cannot_be_read_is_thrown_away(path: Path, 
     index.close()
 
 
+def test_a_page_that_is_damaged_is_found_when_it_is_read_and_the_index_is_made_anew(path: Path) -> None:
+    made = events(2_000)
+    index = SqliteEventIndex(path, HEAD)
+    index.add(made, 2_000)
+    index.close()
+    data = bytearray(path.read_bytes())
+    # What says which ledger it is stays readable; most of the rest does not.
+    for page in range(8, len(data) // 4096):
+        data[page * 4096 : page * 4096 + 64] = b"\xff" * 64
+    path.write_bytes(data)
+    index = SqliteEventIndex(path, HEAD)
+    with pytest.raises(StoreUnavailable, match="index of the ledger") as caught:
+        assert index.size() == 2_000
+        walked(index, Wanted(frozenset({facet("realm", 0)})), 1_000)
+    assert "made anew" in str(caught.value.hint)
+    assert index.size() == 0
+    index.add(made, 2_000)
+    wanted = [(one.index, one.line) for one in made if facet("realm", 0) in one.facets]
+    assert walked(index, Wanted(frozenset({facet("realm", 0)})), 1_000) == wanted
+    index.close()
+
+
 def test_a_disk_that_does_not_let_it_be_made_fails_a_question_and_not_the_start(tmp_path: Path) -> None:
     index = SqliteEventIndex(tmp_path / "no" / "such" / "events.db", HEAD)
     with pytest.raises(StoreUnavailable, match="index of the ledger"):
