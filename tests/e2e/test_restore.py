@@ -93,7 +93,10 @@ def test_a_restored_ledger_is_another_one_that_verifiers_follow_and_nothing_of_b
         lost = broker.mint()
         broker.until_accepted(verifier, lost.token)
         broker.revoke(partner="globex", wait=True)
-        settled_head(broker.status())
+        size = settled_head(broker.status())
+        # The checkpoint beside the store tells of them, a second later.
+        file = broker.folder / "data" / "checkpoint"
+        wait_until(lambda: int(file.read_text().splitlines()[1]) >= size)
         broker.kill()
         lose(broker)
         told = done(restore(broker, tmp_path / "saved"))
