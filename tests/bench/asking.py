@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from broker.adapters.event_index import SqliteEventIndex
-from broker.audit.events import Event, facet
+from broker.audit.events import AccessPath, Event, facet
 from broker.service.ports import Head
 from broker.service.question_ports import Wanted
 from tests.bench.measuring import Row
@@ -50,6 +50,12 @@ def run(folder: Path) -> list[Row]:
         took_ms = (time.monotonic() - began) * 1e3
         more = {"found": len(refs.refs), "goes on": refs.after is not None}
         rows.append(Row("questions", f"a page of up to 1,000, {what}", took_ms, "ms", f"{WANTED_MS:.0f} ms", more=more))
+    began = time.monotonic()
+    found = index.reached(None, "p3", None, 50_000)
+    took_ms = (time.monotonic() - began) * 1e3
+    rows.append(
+        Row("questions", "each path of a partner", took_ms, "ms", f"{WANTED_MS:.0f} ms", more={"found": len(found)})
+    )
     index.close()
     return rows
 
@@ -73,4 +79,7 @@ def _events(start: int) -> Iterator[Event]:
             facet("model", f"m{chance.randrange(4)}"),
             facet("token", f"{number // 2:022d}"),
         }
-        yield Event(number, 0, BEGAN_MS + number * 10, number if kind == "use" else -1, frozenset(facets))
+        user = f"u{partner * 25 + number % 25}"
+        path = AccessPath("evaluation", f"p{partner}", user, "", f"g{partner}", f"e{partner}")
+        at_ms, head = BEGAN_MS + number * 10, number if kind == "use" else -1
+        yield Event(number, 0, at_ms, head, frozenset(facets), path=path)

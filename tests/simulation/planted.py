@@ -121,8 +121,8 @@ DEFECTS = (
     Defect(
         "another incarnation is accepted",
         _FOLLOWING,
-        'if self._mark.incarnation not in ("", body.incarnation):',
-        "if False:",
+        'is_other = self._mark.incarnation not in ("", body.incarnation)',
+        "is_other = False",
         "feed",
         (133, 141, 187),
     ),

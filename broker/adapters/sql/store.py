@@ -68,7 +68,7 @@ LOOK_AT_LAST = 5_000
 PRUNE_AT_ONCE = 10_000
 # Migrating and looking at a large store may take as long.
 OPENING_TIMEOUT_S = 600
-RESTORE_HINT = "stop the broker, keep the damaged files, and make it anew: broker restore --help"
+RESTORE_HINT = "stop the broker, keep the damaged files, and make it anew from a backup: broker restore --help"
 
 
 def _nothing(*_: object) -> None:
