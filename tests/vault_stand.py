@@ -75,6 +75,9 @@ read_timeout_s = {read_timeout_s}
             # One for all tests: those that have left are waited for, too, until their leases are over.
             self.verifier = self.served.verifier()
             self._leaving.callback(self.verifier.close)
+            # The keys of all realms and purposes are certified one after the other: with the last of them this is
+            # complete. A fault before that would leave a completion without its key.
+            self.served.revoke(token="nobody-has-this-token", wait=True)
         except BaseException:
             self.__exit__()
             raise
