@@ -106,7 +106,7 @@ def _restore(settings: Settings, folder: Path, by: str, reason: str) -> None:
         finally:
             ledger.close()
         # Only now is it anybody's ledger: what was killed before is begun anew.
-        finish(url, after, made.index, made.documents)
+        finish(url, after, made.index, made.documents, made.at)
         if file.path.exists():
             file.path.rename(file.path.with_name(f"{file.path.name}.{before}"))
     finally:
@@ -121,7 +121,10 @@ def _tell(before: str, after: str, size: int, published: int | None, realms: lis
     say(f"restored {size} entries of ledger {before}; it is ledger {after} from here on\n")
     if published is not None and published > size:
         say(f"lost: at least entries {size} to {published - 1}, which were published before\n")
-    say("all tokens of before are dead, and nothing is minted: what was revoked since the backup is not known here.\n")
+    say(
+        "all tokens and approvals of before are dead, and nothing is minted: what was revoked since the backup is not\n"
+    )
+    say("known here. The policy is that of the backup, too.\n")
     say("start the broker, revoke again what must be, and open each realm:\n")
     for realm in realms:
         say(f'  broker reinstate --realm {realm} --reason "..."\n')

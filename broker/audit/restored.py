@@ -14,3 +14,6 @@ def take_restored(past: Past, entry: Entry) -> None:
     must(number_of(entry, "size") == entry.index, entry, Rule.BEGINNING, "it says another number of entries")
     must(text_of(entry, "reason"), entry, Rule.BEGINNING, "nobody said why")
     past.incarnation = after
+    for asked in past.approvals.values():
+        # What is not here may have spent it.
+        asked.ended = asked.ended or "void since the ledger was restored"

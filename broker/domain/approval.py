@@ -45,7 +45,7 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """It was denied, withdrawn or spent. `on`: the token or run that it was spent on; else empty."""
+    """It was denied, withdrawn or spent, or a restore voided it. `on`: the token or run it was spent on; else empty."""
 
     how: Standing
     at: datetime

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from broker.domain.policy import Policy
 from broker.errors import SignerUnavailable
@@ -17,9 +18,10 @@ from broker.token.revocation import Selector
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """The entry that tells of it; how many entries were restored; by realm, what its root says to verifiers."""
+    """The entry that tells of it, and its instant; how many entries were restored; by realm, what its root says."""
 
     index: int
+    at: datetime
     size: int
     documents: Mapping[str, str]
     keys_revoked: int
@@ -79,7 +81,7 @@ class Restore:
             self._ledger.append(
                 self._revocations.write(selector, reason=why, by=by, kind=Kind.REVOKED, request=None)
             ).result()
-        return Restored(index, head.size, documents, len(kids))
+        return Restored(index, at, head.size, documents, len(kids))
 
     def _said(self, policy: Policy, name: str, told: Restoration) -> str:
         realm = policy.realms[name]

@@ -16,7 +16,7 @@ from broker.errors import NotProven, Rejected
 from broker.ledger.entry import decode_entry
 from broker.sdk import Verifier
 from broker.sdk.failures import failure_of
-from broker.v1 import ledger_pb2, revocations_pb2, selector_pb2, status_pb2
+from broker.v1 import ledger_pb2, revocations_pb2, selector_pb2, status_pb2, tokens_pb2
 from tests.postgresql import PostgreSql
 from tests.served import ADMIN, BROKER, POLICY, Served, request_id, settled_head, wait_until
 
@@ -249,6 +249,40 @@ def test_a_restore_that_was_killed_is_served_by_nobody_and_begun_anew(broker: Se
         broker.start()
         assert reason_of(broker.mint) == "BLOCKED"
         broker.kill()
+
+
+def test_a_backup_that_was_killed_is_there_whole_or_not_at_all_and_the_broker_serves_on(
+    broker: Served, tmp_path: Path
+) -> None:
+    for _ in range(4):
+        broker.tokens().MintBatch(
+            tokens_pb2.MintBatchRequest(request_id=request_id(), specs=[broker.spec()] * 500), timeout=30
+        )
+    config = str(broker.folder / "broker.toml")
+    whole = []
+    for turn in range(12):
+        folder = tmp_path / f"saved-{turn}"
+        command = [BROKER, "backup", folder, "--config", config]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            # From the moment on that something is written, under whatever name.
+            wait_until(lambda: process.poll() is not None or list(tmp_path.glob(f"*{folder.name}*/*")))  # noqa: B023
+            try:
+                process.wait(0.01 * turn)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        assert broker.mint().token
+        if folder.exists():
+            assert sorted(one.name for one in folder.iterdir()) == ["ledger.jsonl.gz", "note"]
+            whole.append(folder)
+        else:
+            # The same name is free, and what was left behind is in nobody's way.
+            done(backup(broker, folder))
+    assert len(whole) < 12
+    broker.kill()
+    lose(broker)
+    done(restore(broker, tmp_path / "saved-11"))
+    broker.start()
+    assert status(broker).head > 2_000
 
 
 def test_a_half_restored_store_is_refused_by_a_broker(broker: Served, tmp_path: Path) -> None:

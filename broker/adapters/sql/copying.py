@@ -13,7 +13,8 @@ from broker.adapters.sql.engine import for_writing, make_engine, reading
 from broker.adapters.sql.failing import engine_errors
 from broker.adapters.sql.instants import ms
 from broker.adapters.sql.opening import migrate
-from broker.adapters.sql.schema import checkpoints, head, ledger, metadata, restorations
+from broker.adapters.sql.schema import approvals, checkpoints, head, ledger, metadata, restorations
+from broker.domain.approval import Standing
 from broker.errors import StoreCorrupt
 from broker.ledger.entry import leaf_hash
 from broker.service.backup_ports import BackupRefused
@@ -70,13 +71,19 @@ def load(url: str, lines: Iterable[bytes]) -> None:
         engine.dispose()
 
 
-def finish(url: str, incarnation: str, index: int, documents: Mapping[str, str]) -> None:
-    """Make what was loaded the ledger `incarnation`; `documents`: by realm, what its root says of it."""
+def finish(url: str, incarnation: str, index: int, documents: Mapping[str, str], at: datetime) -> None:
+    """Make what was loaded the ledger `incarnation`, restored `at`; `documents`: by realm, what its root says of it."""
     engine = make_engine(url, answer_timeout_s=ANSWER_TIMEOUT_S)
     try:
         with engine_errors(), for_writing(engine).begin() as connection:
             for realm, document in documents.items():
                 connection.execute(insert(restorations).values(idx=index, realm=realm, document=document))
+            # Which of them were spent, denied or withdrawn in what is lost nobody knows: none is spent twice (B3).
+            connection.execute(
+                update(approvals)
+                .where(approvals.c.ended.is_(None))
+                .values(ended=Standing.VOID.value, ended_at_ms=ms(at))
+            )
             done = connection.execute(
                 update(head).where(head.c.incarnation == RESTORING).values(incarnation=incarnation)
             ).rowcount
