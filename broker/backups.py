@@ -121,11 +121,9 @@ def _tell(before: str, after: str, size: int, published: int | None, realms: lis
     say(f"restored {size} entries of ledger {before}; it is ledger {after} from here on\n")
     if published is not None and published > size:
         say(f"lost: at least entries {size} to {published - 1}, which were published before\n")
-    say(
-        "all tokens and approvals of before are dead, and nothing is minted: what was revoked since the backup is not\n"
-    )
-    say("known here. The policy is that of the backup, too.\n")
-    say("start the broker, revoke again what must be, and open each realm:\n")
+    say("all tokens, runs and approvals of before are dead, and nothing is minted: what was revoked or applied since\n")
+    say("the backup is not known here, and the policy is that of the backup.\n")
+    say("start the broker, apply and revoke again what must be, and open each realm:\n")
     for realm in realms:
         say(f'  broker reinstate --realm {realm} --reason "..."\n')
     say("its log is another one: give strangers a new trust file (broker trust), and witnesses its new key\n")

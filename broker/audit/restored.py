@@ -14,6 +14,7 @@ def take_restored(past: Past, entry: Entry) -> None:
     must(number_of(entry, "size") == entry.index, entry, Rule.BEGINNING, "it says another number of entries")
     must(text_of(entry, "reason"), entry, Rule.BEGINNING, "nobody said why")
     past.incarnation = after
+    past.runs.clear()
     for asked in past.approvals.values():
-        # What is not here may have spent it.
+        # What is lost may have spent it, as it may have ended the runs.
         asked.ended = asked.ended or "void since the ledger was restored"

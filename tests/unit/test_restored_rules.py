@@ -1,12 +1,12 @@
-"""The stranger's rule of a restore: what was approved before it is void."""
+"""The stranger's rule of a restore: what was approved before it is void, and no run of before is open."""
 
 from datetime import timedelta
 
 import pytest
 
-from broker.audit.past import Asked, Past
+from broker.audit.past import Asked, Past, Run
 from broker.audit.restored import take_restored
-from broker.audit.runs import take_approval
+from broker.audit.runs import take_approval, take_kept
 from broker.errors import NotProven
 from broker.ledger.entry import Entry, Kind
 from tests.asked import AT, asked
@@ -39,3 +39,12 @@ def test_one_that_was_spent_before_the_restore_stays_spent_on_what_it_was():
     body = {"incarnation": "b" * 32, "from": "a" * 32, "size": 7, "root": "0" * 64, "reason": "the disk failed"}
     take_restored(past, Entry(7, Kind.LEDGER_RESTORED, AT, "spiffe://lab.example/ops", body))
     assert past.approvals[one.id].ended == "spent on token-1"
+
+
+def test_a_run_of_before_a_restore_that_is_kept_after_it_is_named():
+    past = Past(incarnation="a" * 32, runs={"run-1": Run("evaluation", "acme")})
+    take_kept(past, Entry(6, Kind.RUN_KEPT, AT, "spiffe://acme.example/ci", {"run": "run-1"}))
+    body = {"incarnation": "b" * 32, "from": "a" * 32, "size": 7, "root": "0" * 64, "reason": "the disk failed"}
+    take_restored(past, Entry(7, Kind.LEDGER_RESTORED, AT, "spiffe://lab.example/ops", body))
+    with pytest.raises(NotProven, match="run-1 was kept, and is not open"):
+        take_kept(past, Entry(8, Kind.RUN_KEPT, AT, "spiffe://acme.example/ci", {"run": "run-1"}))

@@ -13,7 +13,7 @@ from broker.adapters.sql.engine import for_writing, make_engine, reading
 from broker.adapters.sql.failing import engine_errors
 from broker.adapters.sql.instants import ms
 from broker.adapters.sql.opening import migrate
-from broker.adapters.sql.schema import approvals, checkpoints, head, ledger, metadata, restorations
+from broker.adapters.sql.schema import approvals, checkpoints, counts, head, ledger, metadata, restorations, runs
 from broker.domain.approval import Standing
 from broker.errors import StoreCorrupt
 from broker.ledger.entry import leaf_hash
@@ -78,12 +78,7 @@ def finish(url: str, incarnation: str, index: int, documents: Mapping[str, str],
         with engine_errors(), for_writing(engine).begin() as connection:
             for realm, document in documents.items():
                 connection.execute(insert(restorations).values(idx=index, realm=realm, document=document))
-            # Which of them were spent, denied or withdrawn in what is lost nobody knows: none is spent twice (B3).
-            connection.execute(
-                update(approvals)
-                .where(approvals.c.ended.is_(None))
-                .values(ended=Standing.VOID.value, ended_at_ms=ms(at))
-            )
+            _end_what_was_open(connection, ms(at))
             done = connection.execute(
                 update(head).where(head.c.incarnation == RESTORING).values(incarnation=incarnation)
             ).rowcount
@@ -91,6 +86,16 @@ def finish(url: str, incarnation: str, index: int, documents: Mapping[str, str],
                 raise StoreCorrupt("the store is not being restored")
     finally:
         engine.dispose()
+
+
+def _end_what_was_open(connection: Connection, at_ms: int) -> None:
+    """End approvals and runs: which of them were spent or revoked in what is lost nobody knows (B3, P4)."""
+    connection.execute(
+        update(approvals).where(approvals.c.ended.is_(None)).values(ended=Standing.VOID.value, ended_at_ms=at_ms)
+    )
+    connection.execute(update(runs).where(runs.c.is_closed.is_(False)).values(is_closed=True))
+    # Their tokens are dead, as all are: they count no longer among the live ones.
+    connection.execute(update(counts).where(counts.c.ends_at_ms > at_ms).values(ends_at_ms=at_ms))
 
 
 def _tables() -> list[Table]:

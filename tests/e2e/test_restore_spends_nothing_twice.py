@@ -1,4 +1,4 @@
-"""What people approved before a restore is used by nobody after it: whether it was spent, nobody knows."""
+"""Approvals and runs of before a restore are over: whether they were spent or revoked since, nobody knows."""
 
 import hashlib
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from broker import stranger
 from broker.token.approval import Decision
 from broker.v1 import approvals_pb2 as pb
-from broker.v1 import status_pb2
+from broker.v1 import runs_pb2, status_pb2
 from tests.asked import Person
 from tests.e2e.test_restore import backup, done, lose, reason_of, reinstate, restore, run
 from tests.served import POLICY, Served, request_id
@@ -81,3 +81,32 @@ def test_an_approval_that_was_spent_after_the_backup_is_not_spent_again_after_th
     done(run("audit", "export", str(export), "--endpoint", broker.endpoint, *map(str, flags)))
     trust = broker.status().GetTrust(status_pb2.GetTrustRequest(), timeout=10).document
     assert stranger.verify(export, trust, None, ())["kinds"]["ledger-restored"] == 1
+
+
+def test_a_run_that_was_revoked_after_the_backup_does_not_live_again_when_its_realm_is_open(
+    broker: Served, tmp_path: Path
+) -> None:
+    opened = [
+        broker.runs()
+        .OpenRun(
+            runs_pb2.OpenRunRequest(request_id=request_id(), realm="research", partner="acme", models=["oracle"]),
+            timeout=10,
+        )
+        .run.id
+        for _ in range(2)
+    ]
+    wish = {"realm": "research", "models": ["oracle"]}
+    broker.mint(run=opened[0], **wish)
+    done(backup(broker, tmp_path / "saved"))
+    broker.revoke(run=opened[0])
+    assert reason_of(lambda: broker.mint(run=opened[0], **wish)) == "RUN_ENDED"
+    broker.kill()
+    lose(broker)
+    done(restore(broker, tmp_path / "saved"))
+    broker.start()
+    reinstate(broker, "research")
+    for one in opened:
+        assert reason_of(lambda one=one: broker.mint(run=one, **wish)) == "RUN_ENDED"
+        keep = runs_pb2.KeepRunRequest(request_id=request_id(), run=one)
+        assert reason_of(lambda keep=keep: broker.runs().KeepRun(keep, timeout=10)) == "RUN_ENDED"
+    broker.mint(**wish)
