@@ -37,6 +37,8 @@ CHANNEL_OPTIONS: Sequence[tuple[str, Any]] = (
 )
 DRAIN_S = 0.05
 LEAVE_S = 0.5
+# What gRPC says of a call that ended while something was being sent: the status that came is lost.
+LOST_BY_GRPC = "Internal error from Core"
 
 
 OpenChannel = Callable[[str, Identity | None], AbstractAsyncContextManager[grpc.aio.Channel]]
@@ -177,7 +179,11 @@ class Feed:
         except Failure as failure:
             self._trouble(str(failure))
         except grpc.aio.AioRpcError as failed:
-            self._trouble(str(failure_of(failed)))
+            if failed.details() == LOST_BY_GRPC and self.problem.startswith(f"{self.endpoint}: "):
+                log.warning("the feed is interrupted again, and gRPC lost why: %s", self.endpoint)
+                self._on_step(Step())
+            else:
+                self._trouble(str(failure_of(failed)))
         except Exception as defect:
             # Whatever it is, the thread must live: the lease runs out, and it tries again.
             log.exception("a defect in the feed")
