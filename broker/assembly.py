@@ -86,6 +86,7 @@ class Broker:
             clock,
             headroom_bytes=parts.headroom_bytes,
             is_sole=parts.is_sole,
+            archive=parts.archive,
             on_commit=self._wake,
             on_group=meter.appended,
             on_fatal=self._fail,

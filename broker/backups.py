@@ -60,7 +60,7 @@ def run_restore(*, config: Path, folder: Path, by: str, reason: str) -> int:
 
 def _back_up(settings: Settings, folder: Path) -> None:
     url, clock = store_url(settings), SystemClock()
-    _must_exist(url)
+    must_exist(url)
     if folder.exists():
         raise BackupRefused(f"{folder} is there already", hint="name a new folder")
     home = open_key_home(settings, clock, PrometheusMeter())
@@ -129,7 +129,8 @@ def _tell(before: str, after: str, size: int, published: int | None, realms: lis
     say("its log is another one: give strangers a new trust file (broker trust), and witnesses its new key\n")
 
 
-def _must_exist(url: str) -> None:
+def must_exist(url: str) -> None:
+    """Raise BackupRefused if `url` names a SQLite file that is not there: opening it would make one."""
     path = Path(url.removeprefix("sqlite:///"))
     if url.startswith("sqlite") and not path.exists():
         raise BackupRefused(f"there is no store at {path}", hint="see store and server.data_dir in the configuration")

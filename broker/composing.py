@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from broker.adapters.clock import SystemClock
+from broker.adapters.entry_archive import EntryArchive
 from broker.adapters.identity_tokens import Outside
 from broker.adapters.key_rotation import KeyRotation, Lifetimes, MakeKey
 from broker.adapters.metrics import PrometheusMeter
@@ -87,6 +88,8 @@ class Parts:
     outside: Outside = field(default_factory=Outside)
     # Where the index of the ledger is kept; it can be deleted at any time.
     events_file: Path | None = None
+    # Where bodies of old entries were moved to, if they were.
+    archive: EntryArchive | None = None
     # Why the home of the keys cannot be asked now, or nothing.
     key_home_problem: Callable[[], str] = str
 

@@ -131,7 +131,8 @@ class LedgerSettings(_Section):
     """How the ledger is published as a log: under which name, and where its checkpoints go.
 
     `name` begins the origin of checkpoints, like ledger.example/eval. Entries tell who used what: the HTTP door
-    shows them to anybody only with `publish_entries`.
+    shows them to anybody only with `publish_entries`. `archive`: the folder that `broker archive` moves bodies of old
+    entries to, and that the broker then reads them from.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*[A-Za-z0-9]$")] = "credential-broker"
@@ -140,6 +141,7 @@ class LedgerSettings(_Section):
     checkpoint_command: tuple[_Text, ...] = ()
     witnesses: tuple[WitnessSettings, ...] = ()
     witness_ca_file: Path | None = None
+    archive: Path | None = None
 
 
 class LogSettings(_Section):

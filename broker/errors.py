@@ -218,6 +218,13 @@ class StoreCorrupt(Failure):
     default_hint = "stop the broker, keep what there is, and see: broker restore --help"
 
 
+class ArchiveUnavailable(Failure):
+    """Bodies of old entries were moved to an archive, and cannot be had from there, or cannot be moved there."""
+
+    reason = "ARCHIVE_UNAVAILABLE"
+    default_hint = "put the archive back where ledger.archive in the broker's configuration says"
+
+
 class LedgerForked(StoreCorrupt):
     """The ledger does not go on from what was published of it: rolled back, truncated or forked (P10)."""
 

@@ -17,6 +17,7 @@ def main() -> None:
             witness=_witness,
             backup=_backup,
             restore=_restore,
+            archive=_archive,
             validate=_validate,
             strangers=_strangers,
         )
@@ -62,6 +63,12 @@ def _restore(**options: Any) -> int:
     from broker.backups import run_restore  # noqa: PLC0415
 
     return run_restore(**options)
+
+
+def _archive(**options: Any) -> int:
+    from broker.archiving import run_archive  # noqa: PLC0415
+
+    return run_archive(**options)
 
 
 def _validate(document: str, source: str) -> list[str]:

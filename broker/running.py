@@ -13,6 +13,7 @@ from pathlib import Path
 from broker import demo
 from broker.adapters.checkpoint_keys import LocalCheckpointKey
 from broker.adapters.clock import SystemClock
+from broker.adapters.entry_archive import EntryArchive
 from broker.adapters.identity_tokens import Outside
 from broker.adapters.key_files import write_secret
 from broker.adapters.key_rotation import Lifetimes
@@ -323,6 +324,7 @@ def _serve_parts(settings: Settings, clock: SystemClock, meter: PrometheusMeter,
             witnesses=_witnesses(settings.ledger),
         ),
         events_file=settings.server.data_dir / EVENTS_FILE,
+        archive=EntryArchive(settings.ledger.archive) if settings.ledger.archive is not None else None,
         outside=Outside(
             Reach(frozenset(settings.identity.allow_private), settings.identity.ca_file),
             settings.identity.review_token_files,

@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from broker.errors import Stale, Untrusted
+from broker.errors import ReceiptsUnkept, Stale, Untrusted
 from broker.sdk import Identity, Verifier
 from broker.v1 import (
     approvals_pb2_grpc,
@@ -299,12 +299,12 @@ level = "debug"
         return self.revocations().Reinstate(request, timeout=10)
 
     def until_accepted(self, verifier: Verifier, token: str, model: str = "mythos") -> None:
-        """A first token can be faster than the certificate of its key."""
+        """A first token can be faster than the certificate of its key, or than the place for receipts."""
 
         def is_accepted() -> bool:
             try:
                 verifier.verify(token, model=model)
-            except (Untrusted, Stale):
+            except (Untrusted, Stale, ReceiptsUnkept):
                 return False
             return True
 

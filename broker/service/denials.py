@@ -21,7 +21,15 @@ _PROBLEM = "problem-"
 # Nothing was decided, or nobody was recognised.
 _NO_DENIALS = frozenset(
     {
-        *("OVERLOADED", "STORE_UNAVAILABLE", "STORE_FULL", "STORE_CORRUPT", "SIGNER_UNAVAILABLE", "CLOCK_ASTRAY"),
+        *(
+            "OVERLOADED",
+            "STORE_UNAVAILABLE",
+            "STORE_FULL",
+            "STORE_CORRUPT",
+            "ARCHIVE_UNAVAILABLE",
+            "SIGNER_UNAVAILABLE",
+            "CLOCK_ASTRAY",
+        ),
         *("INTERNAL", "UNAUTHENTICATED", "REQUEST_REUSED", "POLICY_MOVED"),
     }
 )

@@ -62,6 +62,7 @@ EXIT_CODES = {
     "StoreUnavailable": FAILED,
     "StoreFull": FAILED,
     "StoreCorrupt": FAILED,
+    "ArchiveUnavailable": FAILED,
     "LedgerForked": FAILED,
     "NotProven": FAILED,
     "SignerUnavailable": FAILED,

@@ -9,14 +9,14 @@ from typing import Any
 
 from sqlalchemy import Connection, LargeBinary, Table, insert, inspect, select, text, update
 
+from broker.adapters.sql.bodies import MOVED, sound
 from broker.adapters.sql.engine import for_writing, make_engine, reading
 from broker.adapters.sql.failing import engine_errors
 from broker.adapters.sql.instants import ms
-from broker.adapters.sql.opening import migrate
+from broker.adapters.sql.migrating import migrate
 from broker.adapters.sql.schema import approvals, checkpoints, counts, head, ledger, metadata, restorations, runs
 from broker.domain.approval import Standing
 from broker.errors import StoreCorrupt
-from broker.ledger.entry import leaf_hash
 from broker.service.backup_ports import BackupRefused
 
 FORMAT = 1
@@ -119,13 +119,14 @@ def _lines(connection: Connection, at: datetime) -> Iterator[object]:
         yield {"table": table.name, "columns": [column.name for column in columns]}
         is_binary = [isinstance(column.type, LargeBinary) for column in columns]
         query = select(*columns).order_by(*table.primary_key.columns)
-        for found in connection.execution_options(yield_per=_AT_ONCE).execute(query):
-            if table is ledger and leaf_hash(bytes(found.entry)) != bytes(found.leaf_hash):
-                raise StoreCorrupt(f"ledger entry {found.idx} is not what was written")
-            yield [
-                base64.b64encode(bytes(value)).decode("ascii") if binary and value is not None else value
-                for value, binary in zip(found, is_binary, strict=True)
-            ]
+        with connection.execution_options(yield_per=_AT_ONCE).execute(query) as rows:
+            for found in rows:
+                if table is ledger and not (bytes(found.entry) == MOVED and 0 < found.idx < row.archived):
+                    sound(found, found.idx)
+                yield [
+                    base64.b64encode(bytes(value)).decode("ascii") if binary and value is not None else value
+                    for value, binary in zip(found, is_binary, strict=True)
+                ]
 
 
 def _must_be_empty(connection: Connection) -> None:

@@ -58,8 +58,10 @@ class SqlProofs:
     def minted(self, containing: Sequence[bytes], *, since: datetime) -> Iterator[bytes]:
         """As the port says."""
         with self._reading() as connection:
-            size: int = connection.execute(select(head.c.size)).scalar_one()
-            start = _first_since(connection, since - NEARLY, size)
+            at = connection.execute(select(head.c.size, head.c.archived)).one()
+            size: int = at.size
+            # What is archived is older than any token can be.
+            start = _first_since(connection, since - NEARLY, at.archived, size)
         while start < size:
             with self._reading() as connection:
                 minted = _minted(ledger.c.idx, connection, start)
@@ -89,9 +91,9 @@ def _contains(connection: Connection, text: bytes) -> Any:
     return func.instr(ledger.c.entry, text) > 0
 
 
-def _first_since(connection: Connection, since: datetime, size: int) -> int:
-    """Return the first index whose entry was written at or after `since`."""
-    low, high = 0, size
+def _first_since(connection: Connection, since: datetime, archived: int, size: int) -> int:
+    """Return the first index from `archived` on whose entry was written at or after `since`."""
+    low, high = archived, size
     while low < high:
         middle = (low + high) // 2
         entry = connection.execute(select(ledger.c.entry).where(ledger.c.idx == middle)).scalar_one()

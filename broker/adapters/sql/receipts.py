@@ -6,6 +6,7 @@ from typing import assert_never
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
+from broker.adapters.sql.bodies import Bodies
 from broker.adapters.sql.schema import ledger, receipt_keys
 from broker.errors import ReceiptsOutOfOrder, RequestReused
 from broker.service.receipt_ports import (
@@ -54,8 +55,9 @@ def apply_receipts(connection: Connection, effect: ReceiptKeyEnrolled | Receipts
 class SqlReceiptBook:
     """Reads what `ReceiptKeyEnrolled` and `ReceiptsWritten` wrote."""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: Reading, bodies: Bodies) -> None:
         self._reading = reading
+        self._bodies = bodies
 
     def receipt_key(self, kid: str) -> ReceiptKeyRecord | None:
         """As the port says."""
@@ -70,4 +72,5 @@ class SqlReceiptBook:
         if not indices:
             return {}
         with self._reading() as connection:
-            return {row.idx: bytes(row.entry) for row in connection.execute(_ENTRIES, {"indices": list(indices)})}
+            rows = connection.execute(_ENTRIES, {"indices": list(indices)}).all()
+            return self._bodies.at(connection, rows)

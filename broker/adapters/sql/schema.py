@@ -27,6 +27,8 @@ head = Table(
     Column("policy_version", BigInteger, nullable=False),
     # How far the tree has come, and its frontier. A broker from before the tree leaves it behind the size.
     Column("frontier", LargeBinary),
+    # Bodies of the entries below, but for the first, are in the archive: here they are empty.
+    Column("archived", BigInteger, nullable=False, server_default="0"),
 )
 
 ledger = Table(

@@ -1,28 +1,26 @@
-"""The Ledger port on SQL: opening, reading, and handing writes to the writer."""
+"""The Ledger port on SQL: reading, and handing writes to the writer."""
 
 import json
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, func, insert, or_, select, text, tuple_
+from sqlalchemy import Connection, Engine, delete, func, select, tuple_
 
+from broker.adapters.entry_archive import EntryArchive
 from broker.adapters.sql.approvals import SqlApprovals
-from broker.adapters.sql.engine import SqliteFile, for_writing, make_engine, open_all, reading
+from broker.adapters.sql.bodies import Bodies, head_of
+from broker.adapters.sql.engine import SqliteFile, for_writing, reading
 from broker.adapters.sql.explaining import SqlExplaining
 from broker.adapters.sql.failing import LastFailure, engine_errors
 from broker.adapters.sql.fencing import Fence
 from broker.adapters.sql.folding import fold
-from broker.adapters.sql.growing import grow, must_have_grown_from
 from broker.adapters.sql.headroom import Headroom
 from broker.adapters.sql.history import SqlPolicyHistory
 from broker.adapters.sql.instants import instant, ms
 from broker.adapters.sql.listener import Listener
-from broker.adapters.sql.opening import migrate
 from broker.adapters.sql.proofs import SqlProofs
 from broker.adapters.sql.receipts import SqlReceiptBook
 from broker.adapters.sql.roster import SqlRoster
@@ -31,8 +29,6 @@ from broker.adapters.sql.schema import (
     blocks,
     certificates,
     counts,
-    head,
-    ledger,
     policies,
     requests,
     restorations,
@@ -42,7 +38,6 @@ from broker.adapters.sql.schema import (
 from broker.adapters.sql.tree import SqlCheckpoints, SqlTree
 from broker.adapters.sql.writer import Writer
 from broker.errors import Failure, StoreCorrupt
-from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry, leaf_hash
 from broker.service.ports import (
     Appended,
     CertificateRecord,
@@ -60,15 +55,8 @@ from broker.token.revocation import Dimension, Selector
 DEFAULT_HEADROOM_BYTES = 16 << 20
 DEFAULT_MAX_WAITING = 20_000
 KEEP_REQUESTS = timedelta(days=8)
-# Counting every entry at each start would take long on a large ledger; the end is always looked at.
-COUNT_UP_TO = 1_000_000
-# Looking at them all would take longer still: at these at a start, at the others when they are read.
-LOOK_AT_LAST = 5_000
 # One transaction of a prune; the writer waits no longer than that takes.
 PRUNE_AT_ONCE = 10_000
-# Migrating and looking at a large store may take as long.
-OPENING_TIMEOUT_S = 600
-RESTORE_HINT = "stop the broker, keep the damaged files, and make it anew from a backup: broker restore --help"
 
 
 def _nothing(*_: object) -> None:
@@ -86,6 +74,7 @@ class SqlLedger:
         file: SqliteFile | None = None,
         is_sole: bool = True,
         headroom: Headroom | None = None,
+        archive: EntryArchive | None = None,
         max_waiting: int = DEFAULT_MAX_WAITING,
         on_commit: Callable[[], None] = _nothing,
         on_group: Callable[[int, float], None] = _nothing,
@@ -97,6 +86,7 @@ class SqlLedger:
         self._listener: Listener | None = None
         self._last = LastFailure(on_fatal)
         self._fence = Fence(engine)
+        self._bodies = Bodies(archive)
         self.proofs = SqlProofs(self._reading)
         """The Proofs port, on the same store."""
         self.roster = SqlRoster(self._reading, self._writing)
@@ -111,7 +101,7 @@ class SqlLedger:
         """The Tree port, on the same store."""
         self.checkpoints = SqlCheckpoints(self._reading, self._writing)
         """The Checkpoints port, on the same store."""
-        self.receipts = SqlReceiptBook(self._reading)
+        self.receipts = SqlReceiptBook(self._reading, self._bodies)
         """The ReceiptBook port, on the same store."""
         self._writer = Writer(
             engine,
@@ -130,13 +120,17 @@ class SqlLedger:
     def head(self) -> Head:
         """As the port says."""
         with self._reading() as connection:
-            return _head(connection)
+            return head_of(connection)
 
     def entries(self, start: int, stop: int) -> Sequence[bytes]:
-        """As the port says. Raises StoreCorrupt for an entry that is missing or not what was written."""
-        query = select(ledger).where(ledger.c.idx >= start, ledger.c.idx < stop).order_by(ledger.c.idx)
+        """As the port says, out of the archive where they were moved there.
+
+        Raises:
+            StoreCorrupt: An entry is missing or not what was written.
+            ArchiveUnavailable: One was moved, and cannot be had from there.
+        """
         with self._reading() as connection:
-            return [_sound(row, index) for index, row in enumerate(connection.execute(query), max(start, 0))]
+            return self._bodies.between(connection, start, stop)
 
     def changes(self, after: int, *, now: datetime) -> Changes:
         """As the port says."""
@@ -153,7 +147,7 @@ class SqlLedger:
         with self._reading() as connection:
             is_fenced = self._fence.is_needed(connection)
             changes = Changes(
-                _head(connection),
+                head_of(connection),
                 [_revocation(row) for row in connection.execute(new_revocations)],
                 [
                     CertificateRecord(
@@ -174,7 +168,7 @@ class SqlLedger:
     def policy(self) -> PolicyRecord:
         """As the port says."""
         with self._reading() as connection:
-            version = _head(connection).policy_version
+            version = head_of(connection).policy_version
             newest = connection.execute(select(policies).order_by(policies.c.version.desc()).limit(1)).first()
             set_blocks = {Selector.from_text(row.selector): row.idx for row in connection.execute(select(blocks))}
             keys = connection.execute(select(revocations.c.kid).where(revocations.c.kid.isnot(None))).scalars()
@@ -304,100 +298,6 @@ class SqlLedger:
         except Failure as failure:
             self._last.look_at(failure)
             raise
-
-
-def open_store(
-    url: str,
-    clock: Clock,
-    *,
-    headroom_bytes: int = DEFAULT_HEADROOM_BYTES,
-    is_sole: bool = True,
-    **options: Any,
-) -> SqlLedger:
-    """Open the store at `url`, making or migrating it; refuse a damaged one.
-
-    `is_sole`: no other broker may use the same SQLite file meanwhile. `options` are those of SqlLedger.
-
-    Raises:
-        ConfigInvalid: Not a URL of a supported store.
-        StoreUnavailable: It cannot be reached or written, or another broker holds it.
-        StoreCorrupt: It is damaged; nothing was changed.
-    """
-    engine = make_engine(url)
-    file, headroom = None, None
-    if engine.dialect.name == "sqlite":
-        path = Path(str(engine.url.database))
-        file = SqliteFile(path, is_sole=is_sole)
-        headroom = Headroom(path, headroom_bytes=headroom_bytes)
-    opening = make_engine(url, answer_timeout_s=OPENING_TIMEOUT_S)
-    try:
-        with engine_errors(), for_writing(opening).begin() as connection:
-            if connection.dialect.name == "postgresql":
-                # Two brokers that start at once must not both migrate.
-                connection.execute(text("SELECT pg_advisory_xact_lock(7443)"))
-            migrate(connection)
-            _create(connection, clock)
-            _must_be_sound(connection)
-            grow(connection)
-            must_have_grown_from(connection, LOOK_AT_LAST)
-        with engine_errors():
-            open_all(engine)
-    except Failure as failure:
-        if file is not None:
-            file.release()
-        if isinstance(failure, StoreCorrupt):
-            failure.hint = RESTORE_HINT
-        raise
-    finally:
-        opening.dispose()
-    return SqlLedger(engine, clock, file=file, is_sole=is_sole, headroom=headroom, **options)
-
-
-def _create(connection: Connection, clock: Clock) -> None:
-    if connection.execute(select(head.c.id)).first() is not None:
-        return
-    if connection.execute(select(ledger.c.idx).limit(1)).first() is not None:
-        raise StoreCorrupt("the store has entries but no head", hint=RESTORE_HINT)
-    incarnation = secrets.token_hex(16)
-    entry = encode_entry(Entry(0, Kind.LEDGER_CREATED, clock.now(), "broker", {"incarnation": incarnation}))
-    connection.execute(insert(ledger).values(idx=0, entry=entry, leaf_hash=leaf_hash(entry)))
-    connection.execute(insert(head).values(id=0, incarnation=incarnation, size=1, policy_version=0))
-
-
-def _must_be_sound(connection: Connection) -> None:
-    if connection.dialect.name == "sqlite":
-        verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
-        if verdict != "ok":
-            raise StoreCorrupt("SQLite finds the store damaged", hint=RESTORE_HINT)
-    # Refused by a standby, with which nothing could be done but reading.
-    connection.execute(select(head.c.id).with_for_update())
-    at = _head(connection)
-    last = connection.execute(select(func.max(ledger.c.idx))).scalar_one()
-    if last is None or last + 1 != at.size:
-        raise StoreCorrupt(f"the head says {at.size} entries, the last index is {last}", hint=RESTORE_HINT)
-    if at.size <= COUNT_UP_TO and connection.execute(select(func.count()).select_from(ledger)).scalar_one() != at.size:
-        raise StoreCorrupt("indices are missing in the ledger", hint=RESTORE_HINT)
-    for row in connection.execute(select(ledger).where(or_(ledger.c.idx == 0, ledger.c.idx > last - LOOK_AT_LAST))):
-        _sound(row, row.idx)
-
-
-def _sound(row: Any, index: int) -> bytes:
-    """Return the bytes of the entry at `index`. Raises StoreCorrupt unless they are the ones that were written."""
-    data = bytes(row.entry)
-    if leaf_hash(data) != bytes(row.leaf_hash) or decode_entry(data).index != index:
-        raise _not_what_was_written(index)
-    return data
-
-
-def _not_what_was_written(index: int) -> StoreCorrupt:
-    return StoreCorrupt(f"ledger entry {index} is not what was written", hint=RESTORE_HINT)
-
-
-def _head(connection: Connection) -> Head:
-    row = connection.execute(select(head).where(head.c.id == 0)).first()
-    if row is None:
-        raise StoreCorrupt("the store has no head", hint=RESTORE_HINT)
-    return Head(row.incarnation, row.size, row.policy_version)
 
 
 def _revocation(row: Any) -> RevocationRecord:

@@ -8,7 +8,7 @@ from broker import __version__
 from broker.edge.cli.approvals import approval
 from broker.edge.cli.asking import after_revocation, query, trail
 from broker.edge.cli.auditing import audit
-from broker.edge.cli.backing_up import Backup, Restore, backup_command, restore_command
+from broker.edge.cli.backing_up import Archive, Backup, Restore, archive_command, backup_command, restore_command
 from broker.edge.cli.blocks import reinstate, revocations
 from broker.edge.cli.checking import Strangers, checking_commands
 from broker.edge.cli.completing import completion
@@ -47,6 +47,7 @@ def cli_with(
     witness: Witness,
     backup: Backup,
     restore: Restore,
+    archive: Archive,
     validate: Validate,
     strangers: Strangers,
 ) -> click.Group:
@@ -57,6 +58,7 @@ def cli_with(
     program.add_command(witness_command(witness))
     program.add_command(backup_command(backup))
     program.add_command(restore_command(restore))
+    program.add_command(archive_command(archive))
     for command in checking_commands(strangers):
         audit.add_command(command)
     report.add_command(report_verify_command(strangers))

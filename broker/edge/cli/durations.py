@@ -1,12 +1,12 @@
-"""Spans of time on the command line: `90s`, `10m`, `1h`."""
+"""Spans of time on the command line: `90s`, `10m`, `1h`, `30d`."""
 
 import re
 from typing import NoReturn
 
 import click
 
-_SPAN = re.compile(r"([0-9]{1,9})([smh])", re.ASCII)
-_SECONDS = {"s": 1, "m": 60, "h": 3600}
+_SPAN = re.compile(r"([0-9]{1,9})([smhd])", re.ASCII)
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 class Span(click.ParamType[int]):

@@ -40,6 +40,7 @@ CODES: Mapping[type[errors.Failure], grpc.StatusCode] = {
     errors.StoreFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.StoreUnavailable: grpc.StatusCode.UNAVAILABLE,
     errors.StoreCorrupt: grpc.StatusCode.DATA_LOSS,
+    errors.ArchiveUnavailable: grpc.StatusCode.UNAVAILABLE,
     errors.LedgerForked: grpc.StatusCode.DATA_LOSS,
     errors.NotProven: grpc.StatusCode.INVALID_ARGUMENT,
     errors.SignerUnavailable: grpc.StatusCode.UNAVAILABLE,

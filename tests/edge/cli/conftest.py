@@ -79,6 +79,7 @@ class Program:
             serve=self._start("serve"),
             witness=self._start("witness"),
             backup=self._start("backup"),
+            archive=self._start("archive"),
             restore=self._start("restore"),
             validate=self._validate,
             strangers=lambda: stranger,

@@ -26,6 +26,7 @@ PROGRAM = cli_with(
     serve=lambda **_: 0,
     witness=lambda **_: 0,
     backup=lambda **_: 0,
+    archive=lambda **_: 0,
     restore=lambda **_: 0,
     validate=lambda _document, _source: [],
     strangers=lambda: stranger,
@@ -92,6 +93,7 @@ def test_the_commands_are_those_of_the_design() -> None:
         "drill history",
         "backup",
         "restore",
+        "archive",
         "audit verify-completion",
         "audit checkpoint",
         "audit prove",
@@ -118,7 +120,7 @@ def test_the_help_of_every_command_has_an_example_of_it(bare: Program, path: tup
 
 @pytest.mark.parametrize(
     "path",
-    [path for path, _ in LEAVES if path[0] not in {"dev", "serve", "witness", "backup", "restore"}],
+    [path for path, _ in LEAVES if path[0] not in {"dev", "serve", "witness", "backup", "restore", "archive"}],
     ids=" ".join,
 )
 def test_every_command_that_answers_has_documented_json(bare: Program, path: tuple[str, ...]) -> None:
@@ -266,6 +268,9 @@ def test_every_example_parses(example: str, tmp_path: Path, monkeypatch: pytest.
         ("audit", "verify-completion"),
         ("report",),
         ("backup",),
+        ("archive",),
+        ("archive", "--before", "yesterday", "--config", "/nowhere/broker.toml"),
+        ("archive", "--before", "0d", "--config", "/nowhere/broker.toml"),
         ("backup", "x", "--config", "/nowhere/broker.toml"),
         ("restore", "x"),
         ("restore", "x", "--config", __file__, "--reason", "x"),
@@ -311,7 +316,7 @@ def test_every_usage_error_is_2_and_calls_nobody(broker: Program, served: Served
 
 
 @pytest.mark.parametrize(
-    "ttl", ["0s", "0m", "-1s", "-5m", "10", "", "1.5h", "1d", "s", "90S", "9" * 300 + "s", "٣s", "1h30m", "10 m", "x"]
+    "ttl", ["0s", "0m", "-1s", "-5m", "10", "", "1.5h", "1w", "1D", "0d", "s", "90S", "9" * 300 + "s", "٣s", "1h30m", "10 m", "x"]
 )
 def test_a_span_that_is_none_is_a_usage_error(broker: Program, served: Served, ttl: str) -> None:
     code, error = broker.error("token", "mint", *SPEC, "--ttl", ttl)
@@ -408,6 +413,7 @@ def test_a_servers_exit_code_is_the_programs(code: int) -> None:
         serve=lambda **_: code,
         witness=lambda **_: code,
         backup=lambda **_: code,
+        archive=lambda **_: code,
         restore=lambda **_: code,
         validate=lambda _document, _source: [],
         strangers=lambda: stranger,
@@ -426,6 +432,7 @@ def test_a_servers_failure_is_told_like_any_other(capsys: pytest.CaptureFixture[
         serve=dev,
         witness=dev,
         backup=dev,
+        archive=dev,
         restore=dev,
         validate=lambda _document, _source: [],
         strangers=lambda: stranger,
