@@ -1,6 +1,7 @@
 """Put the log together: what publishes checkpoints, proves entries, and finds at the start that the past is gone."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,12 +10,14 @@ from broker.adapters.sql import SqlLedger
 from broker.edge.grpc.checkpointing import Checkpointing
 from broker.edge.grpc.ledger import LedgerService
 from broker.edge.http.log import LogPages
-from broker.errors import Failure, LedgerForked, SignerUnavailable
+from broker.errors import Failure, LedgerForked, Malformed, SignerUnavailable
 from broker.service.checkpoints import ProveEntries, PublishCheckpoints, must_go_on_from, read_kept
 from broker.service.ports import Clock
 from broker.service.tree_ports import CheckpointSigner, Witness
 from broker.service.witnessing import CollectCosignatures
+from broker.token.jws import parse_jws, strict_json
 from broker.token.keys import LogTrust
+from broker.token.restoration import MAX_RESTORATION_BYTES, RESTORATION_TYP
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +96,25 @@ class Log:
             f"with a record of why, move {self._file.path} away"
         )
         if not published.origin.endswith(f"/{head.incarnation}"):
+            before = published.origin.rpartition("/")[2]
+            if self._says_to_be_restored(before, head.incarnation):
+                # Not checked against the roots, so a person decides: it is believed for the advice alone.
+                hint = (
+                    "the store says to be restored from a backup of that ledger, and the restore was stopped before "
+                    f"its last step; if you know that to be so, end it: mv {self._file.path} {self._file.path}.{before}"
+                )
             raise LedgerForked(f"{where} is of the ledger {published.origin}, not of {head.incarnation}", hint=hint)
         try:
             must_go_on_from(published, tree, head, where=where)
         except LedgerForked as forked:
             raise LedgerForked(forked.message, hint=hint) from forked
+
+    def _says_to_be_restored(self, before: str, after: str) -> bool:
+        for documents in self._ledger.restorations().values():
+            with suppress(Malformed, AttributeError):
+                claims = strict_json(
+                    parse_jws(documents[-1], typ=RESTORATION_TYP, max_bytes=MAX_RESTORATION_BYTES).payload
+                )
+                if (claims.get("before"), claims.get("after")) == (before, after):
+                    return True
+        return False

@@ -326,3 +326,27 @@ def test_a_ledger_moves_to_postgresql_and_to_another_database_by_backups(
         assert "has a ledger of" in found.stderr
     for name in databases:
         postgresql.drop_database(name)
+
+
+def test_a_restore_that_was_killed_before_its_last_step_says_how_to_end_it(broker: Served, tmp_path: Path) -> None:
+    before = status(broker).incarnation
+    file = broker.folder / "data" / "checkpoint"
+    wait_until(file.exists)
+    done(backup(broker, tmp_path / "saved"))
+    broker.kill()
+    lose(broker)
+    done(restore(broker, tmp_path / "saved"))
+    moved = file.with_name(f"checkpoint.{before}")
+    moved.rename(file)
+    found = run("serve", "--config", str(broker.folder / "broker.toml"))
+    assert found.returncode == 1
+    assert f"mv {file} {moved}" in found.stderr
+    file.rename(moved)
+    broker.start()
+    assert status(broker).incarnation != before
+    broker.kill()
+    # Of a ledger that it was not restored from, nothing of the kind is said.
+    file.write_text(moved.read_text().replace(before, "ab" * 16))
+    found = run("serve", "--config", str(broker.folder / "broker.toml"))
+    assert found.returncode == 1
+    assert "put the newest copy of its store back" in found.stderr

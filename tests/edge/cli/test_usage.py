@@ -316,7 +316,26 @@ def test_every_usage_error_is_2_and_calls_nobody(broker: Program, served: Served
 
 
 @pytest.mark.parametrize(
-    "ttl", ["0s", "0m", "-1s", "-5m", "10", "", "1.5h", "1w", "1D", "0d", "s", "90S", "9" * 300 + "s", "٣s", "1h30m", "10 m", "x"]
+    "ttl",
+    [
+        "0s",
+        "0m",
+        "-1s",
+        "-5m",
+        "10",
+        "",
+        "1.5h",
+        "1w",
+        "1D",
+        "0d",
+        "s",
+        "90S",
+        "9" * 300 + "s",
+        "٣s",
+        "1h30m",
+        "10 m",
+        "x",
+    ],
 )
 def test_a_span_that_is_none_is_a_usage_error(broker: Program, served: Served, ttl: str) -> None:
     code, error = broker.error("token", "mint", *SPEC, "--ttl", ttl)
