@@ -60,12 +60,12 @@ from broker.service.subjects import Subjects
 from broker.service.verifiers import ForgetVerifier, ListVerifiers
 from broker.service.voting import Voting
 from broker.token.claims import MAX_LIFETIME_S
-from broker.token.jws import b64url
+from broker.token.identifiers import random_id
 
 
 def new_token_id() -> str:
-    """Return 128 random bits, base64url."""
-    return b64url(secrets.token_bytes(16))
+    """Return the id of a token, a run or an approval."""
+    return random_id(secrets.token_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from broker.errors import Invalid
 from broker.token.binding import Bound, Method
 from broker.token.claims import TOKEN_TYP, decode_claims
+from broker.token.identifiers import random_id
 from broker.token.jws import parse_jws, unb64url
 from broker.v1 import runs_pb2, tokens_pb2
 
@@ -74,7 +75,7 @@ class OpenedRun:
 
 def new_request_id() -> str:
     """Return an id for one intent: repeated with it, a write happens once."""
-    return secrets.token_urlsafe(16)
+    return random_id(secrets.token_bytes)
 
 
 def spec_message(spec: Spec) -> tokens_pb2.TokenSpec:

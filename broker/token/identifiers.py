@@ -1,6 +1,8 @@
 """The spelling of names. They are compared as bytes, so only one spelling of each is let in."""
 
 import re
+from base64 import urlsafe_b64encode
+from collections.abc import Callable
 
 from broker.errors import Invalid
 
@@ -85,6 +87,14 @@ def opaque_id(field: str, text: str) -> str:
     if not _OPAQUE_ID.fullmatch(text):
         raise Invalid(field, f"{_shown(text)} is not an id", hint="use 8 to 64 of A-Z a-z 0-9 _ -")
     return text
+
+
+def random_id(random_bytes: Callable[[int], bytes]) -> str:
+    """Return 128 random bits, base64url: an opaque id that no command line takes for an option."""
+    while True:
+        made = urlsafe_b64encode(random_bytes(16)).rstrip(b"=").decode("ascii")
+        if not made.startswith("-"):
+            return made
 
 
 def bare_name(model: str) -> str:

@@ -20,6 +20,7 @@ from broker.edge.cli.problems import Misused, TimedOut, Unusable
 from broker.sdk.channels import Metadata
 from broker.sdk.failures import Unreachable, failure_of
 from broker.sdk.identity import AnyIdentity, Identity, KeyIdentity, TokenIdentity
+from broker.token.identifiers import random_id
 from broker.v1 import (
     approvals_pb2_grpc,
     audit_pb2_grpc,
@@ -320,4 +321,4 @@ class Broker:
 
 def new_request_id() -> str:
     """Return an id for one intent: 128 random bits."""
-    return secrets.token_urlsafe(16)
+    return random_id(secrets.token_bytes)

@@ -127,7 +127,14 @@ def _told(exit_code: int, failure: Failure) -> Problem:
 def _usage_hint(failure: click.UsageError) -> str:
     if isinstance(failure, Misused) and failure.hint:
         return failure.hint
-    return f"see: {failure.ctx.command_path if failure.ctx is not None else 'broker'} --help"
+    if failure.ctx is None:
+        return "see: broker --help"
+    path = failure.ctx.command_path
+    if isinstance(failure, click.NoSuchOption) and not failure.option_name.startswith("--"):
+        takes = [one.make_metavar(failure.ctx) for one in failure.ctx.command.params if isinstance(one, click.Argument)]
+        if takes:
+            return f"if it is an id that begins with a dash: {path} -- {takes[0]}"
+    return f"see: {path} --help"
 
 
 def _one_line(text: str) -> str:

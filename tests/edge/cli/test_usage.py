@@ -350,6 +350,13 @@ def test_a_usage_error_says_where_help_is(broker: Program) -> None:
     assert error["hint"] == "see: broker token mint --help"
 
 
+def test_an_id_that_looks_like_an_option_is_told_how_to_be_given(broker: Program) -> None:
+    code, error = broker.error("approval", "show", "-If20_14jHhxMCkrNE7xYw")
+    assert code == 2
+    assert error["hint"] == "if it is an id that begins with a dash: broker approval show -- APPROVAL"
+    assert broker.error("status", "-If20_14jHhxMCkrNE7xYw")[1]["hint"] == "see: broker status --help"
+
+
 @pytest.mark.parametrize("form", [("-o", "json"), ("-ojson",), ("--output=json",), ("--output", "json")])
 def test_a_usage_error_is_json_where_json_was_asked_for(broker: Program, form: tuple[str, ...]) -> None:
     for arguments in ((*form, "status", "--unknown"), ("status", "--unknown", *form)):
