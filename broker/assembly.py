@@ -28,7 +28,7 @@ from broker.domain.policy import Role
 from broker.doors import Doors, bound_login_server, bound_server, http_server, http_socket_of
 from broker.edge.grpc.completions import Completions
 from broker.edge.grpc.denying import Denying
-from broker.edge.grpc.feed import FeedHub
+from broker.edge.grpc.hub import FeedHub
 from broker.edge.grpc.indexing import Indexing
 from broker.edge.grpc.lapsing import Lapsing
 from broker.edge.grpc.login import LoginDoor

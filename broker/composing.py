@@ -20,7 +20,8 @@ from broker.edge.grpc.completions import Completions
 from broker.edge.grpc.denying import Denying
 from broker.edge.grpc.drilling import Drilling
 from broker.edge.grpc.drills import DrillService
-from broker.edge.grpc.feed import FeedHub, FeedService
+from broker.edge.grpc.feed import FeedService
+from broker.edge.grpc.hub import FeedHub
 from broker.edge.grpc.outermost import Outermost
 from broker.edge.grpc.policy import Explains, PolicyService
 from broker.edge.grpc.receiving import Receiving

@@ -9,8 +9,9 @@ from broker.adapters.key_rotation import KeyRotation, Lifetimes
 from broker.adapters.local_root import LocalRoot
 from broker.adapters.memory_signer import make_memory_key
 from broker.edge.grpc.drilling import Begun, Drilling
-from broker.edge.grpc.feed import MAX_QUESTIONS, MAX_QUEUED, FeedHub, Subscriber
+from broker.edge.grpc.hub import FeedHub
 from broker.edge.grpc.noting import Noting
+from broker.edge.grpc.subscribing import MAX_QUESTIONS, MAX_QUEUED, Subscriber
 from broker.errors import NotFound, Overloaded, SignerUnavailable, StoreUnavailable
 from broker.service.canary import Canaries
 from broker.service.drill import DrillBook

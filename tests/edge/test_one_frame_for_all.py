@@ -8,7 +8,8 @@ import pytest
 from broker.adapters.key_rotation import KeyRotation, Lifetimes
 from broker.adapters.local_root import LocalRoot
 from broker.adapters.memory_signer import make_memory_key
-from broker.edge.grpc.feed import FeedHub, FeedService
+from broker.edge.grpc.feed import FeedService
+from broker.edge.grpc.hub import FeedHub
 from broker.service.frames import FRAME_CONTEXT
 from broker.service.listening import Listeners
 from broker.service.metering import Unmetered

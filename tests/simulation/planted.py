@@ -253,7 +253,7 @@ DEFECTS = (
     ),
     Defect(
         "a gap on a stream goes unnoticed",
-        "broker.edge.grpc.feed",
+        "broker.edge.grpc.subscribing",
         "if self.position is None or queued.previous_head > self.position:",
         "if self.position is None:",
         "feed",

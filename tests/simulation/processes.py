@@ -9,7 +9,8 @@ from typing import Any
 from broker.adapters.policy_file import load_policy
 from broker.domain.asking import Ask
 from broker.edge.grpc.completions import Completions
-from broker.edge.grpc.feed import FeedHub, FeedService
+from broker.edge.grpc.feed import FeedService
+from broker.edge.grpc.hub import FeedHub
 from broker.edge.grpc.noting import Noting
 from broker.edge.grpc.outermost import CALLER
 from broker.edge.grpc.revocations import RevocationService

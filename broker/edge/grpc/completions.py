@@ -10,7 +10,7 @@ from datetime import timedelta
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from broker.edge.grpc.feed import FeedHub
+from broker.edge.grpc.hub import FeedHub
 from broker.errors import Failure, NotFound
 from broker.service.complete import Complete, Completion, InForce, revocation_at
 from broker.service.hits import FindHits

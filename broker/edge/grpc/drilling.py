@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from broker.domain.policy import CANARY_MODEL
-from broker.edge.grpc.feed import FeedHub, Subscriber
+from broker.edge.grpc.hub import FeedHub
 from broker.edge.grpc.questions import Report, probe_message
+from broker.edge.grpc.subscribing import Subscriber
 from broker.errors import Defect, Failure, NotFound, Overloaded, RequestReused
 from broker.service.canary import Canaries, Canary
 from broker.service.drill import NS_PER_MS, DrillBook, DrillResult, Showing

@@ -4,7 +4,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from broker.edge.grpc.feed import FeedHub
+from broker.edge.grpc.hub import FeedHub
 from broker.service.roster import RosterKeeper
 
 NOTE_EVERY_S = 1.0

@@ -12,7 +12,7 @@ from grpc.aio import ServicerContext
 from broker.domain.policy import Role
 from broker.edge.grpc import telling
 from broker.edge.grpc.completions import Completions, Waiting
-from broker.edge.grpc.feed import FeedHub
+from broker.edge.grpc.hub import FeedHub
 from broker.edge.grpc.outermost import CALLER
 from broker.edge.grpc.translate import limit, request_key, selector, selector_message, timestamp
 from broker.errors import NotFound

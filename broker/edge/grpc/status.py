@@ -11,7 +11,7 @@ from grpc.aio import ServicerContext
 from broker import __version__
 from broker.domain.policy import Role
 from broker.edge.grpc.drilling import Drilling
-from broker.edge.grpc.feed import FeedHub
+from broker.edge.grpc.hub import FeedHub
 from broker.edge.grpc.outermost import CALLER
 from broker.edge.grpc.translate import duration, nanoseconds, request_key, timestamp
 from broker.errors import Failure, NotFound, SignerUnavailable, StoreUnavailable
