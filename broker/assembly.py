@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 
 import grpc
@@ -25,7 +25,8 @@ from broker.adapters.sql import SqlLedger, open_store
 from broker.adapters.sql.copying import RESTORING
 from broker.composing import Composer, Parts
 from broker.domain.policy import Role
-from broker.doors import Doors, bound_login_server, bound_server, http_server, http_socket_of
+from broker.doors import Doors, bound_login_server, bound_server, feed_door_of, http_server, http_socket_of
+from broker.edge.feed.door import Door
 from broker.edge.grpc.completions import Completions
 from broker.edge.grpc.denying import Denying
 from broker.edge.grpc.hub import FeedHub
@@ -64,6 +65,8 @@ PRUNE_EVERY_S = 60.0
 HEALTH_EVERY_S = 1.0
 SWITCH_S = 0.001
 EXIT_FATAL = 70
+# Where no other broker asks who listens; a completion looks back further than this.
+SOLE_REFRESH = timedelta(seconds=5)
 
 
 class Broker:
@@ -80,6 +83,7 @@ class Broker:
         self.port = 0
         self.http_port = 0
         self.login_port = 0
+        self.feed_port = 0
         meter, clock = parts.meter, parts.clock
         self.ledger: SqlLedger = open_store(
             parts.store_url,
@@ -133,7 +137,6 @@ class Broker:
         parts, clock, meter = self._parts, self._parts.clock, self._parts.meter
         # A mass revocation keeps two threads busy; the loop, which carries the urgent one, gets its turn sooner.
         sys.setswitchinterval(SWITCH_S)
-        loop = asyncio.get_running_loop()
         await asyncio.to_thread(self.signer.start)
         self.policies.watch(lambda in_force: self.signer.forget(in_force.revoked_keys))
         self.policies.watch(lambda in_force: self.identities.configure(in_force.policy.providers.values()))
@@ -167,7 +170,9 @@ class Broker:
             meter,
             is_sole=parts.is_sole,
         )
-        keeper = RosterKeeper(self.ledger.roster, hub.listeners, clock)
+        keeper = RosterKeeper(
+            self.ledger.roster, hub.listeners, clock, refresh=SOLE_REFRESH if parts.is_sole else timedelta()
+        )
         noting, drilling, denying = Noting(keeper, hub), self._composer.drilling(hub), self._denying
         outermost = Outermost(self.policies, clock, meter, parts.admins, LoginDoor(self.identities, self._run_proofs))
         outermost.on_refused = denying.refused
@@ -182,6 +187,7 @@ class Broker:
         await server.start()
         if self._login is not None:
             await self._login.start()
+        feed = self._open_feed(services, outermost)
         http, http_socket = self._http(publisher), http_socket_of(self._doors)
         if http_socket is not None:
             self.http_port = http_socket.getsockname()[1]
@@ -198,9 +204,7 @@ class Broker:
             asyncio.create_task(self._look_after(self._healths)),
             *([asyncio.create_task(http.serve([http_socket]))] if http is not None and http_socket is not None else []),
         ]
-        for number in (signal.SIGTERM, signal.SIGINT):
-            with suppress(NotImplementedError, RuntimeError, ValueError):
-                loop.add_signal_handler(number, self.stop)
+        self._heed_signals()
         try:
             while publisher.head is None or (http is not None and not http.started):
                 await asyncio.sleep(0.01)
@@ -210,6 +214,8 @@ class Broker:
         finally:
             if http is not None:
                 http.should_exit = True
+            if feed is not None:
+                await feed.stop()
             await asyncio.gather(*(one.stop(grace=0.5) for one in (server, self._login) if one is not None))
             for task in tasks:
                 task.cancel()
@@ -220,6 +226,11 @@ class Broker:
             await asyncio.to_thread(self.close)
         if self._fatal is not None:
             raise self._fatal
+
+    def _heed_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with suppress(NotImplementedError, RuntimeError, ValueError):
+                asyncio.get_running_loop().add_signal_handler(number, self.stop)
 
     def stop(self) -> None:
         """End `serve`. Call from its loop."""
@@ -280,6 +291,15 @@ class Broker:
         )
         if bound is not None:
             self._login, self.login_port = bound
+
+    def _open_feed(self, services: Services, outermost: Outermost) -> Door | None:
+        papers = feed_door_of(self._doors)
+        if papers is None:
+            return None
+        self.feed_port = papers[1].getsockname()[1]
+        door = Door(services.feed.desk, outermost, *papers)
+        door.start()
+        return door
 
     def _http(self, publisher: Publisher) -> uvicorn.Server | None:
         if self._doors.http is None:

@@ -32,6 +32,7 @@ class ServerSettings(_Section):
     listen: str = "127.0.0.1:7443"
     http_listen: str | None = "127.0.0.1:7444"
     login_listen: str | None = None
+    feed_listen: str | None = None
     data_dir: Path
     admins: tuple[str, ...] = ()
 

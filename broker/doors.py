@@ -19,7 +19,7 @@ Bound = TypeVar("Bound")
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """Where to listen, and with which certificates. `http`, `login` None: no such door."""
+    """Where to listen, and with which certificates. `http`, `login`, `feed` None: no such door."""
 
     listen: str
     http: str | None
@@ -27,6 +27,7 @@ class Doors:
     key: Path
     client_ca: Path
     login: str | None = None
+    feed: str | None = None
 
 
 def bound_server(doors: Doors, make: Callable[[grpc.ServerCredentials, str], Bound]) -> Bound:
@@ -84,9 +85,34 @@ def http_server(doors: Doors, app: Any) -> uvicorn.Server:
 
 def http_socket_of(doors: Doors, *, field: str = "server.http_listen") -> socket.socket | None:
     """Return the bound socket of the HTTP door, or None: there is no such door. Raises ConfigInvalid."""
-    if doors.http is None:
+    return None if doors.http is None else _bound(doors.http, field)
+
+
+def feed_door_of(doors: Doors) -> tuple[ssl.SSLContext, socket.socket] | None:
+    """Return the papers and the bound socket of the feed's own door, or None: there is no such door.
+
+    Raises:
+        ConfigInvalid: With the field that is wrong.
+    """
+    if doors.feed is None:
         return None
-    host, _, port = doors.http.rpartition(":")
+    _must_be_papers(doors)
+    papers = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    papers.minimum_version = ssl.TLSVersion.TLSv1_3
+    papers.verify_mode = ssl.CERT_REQUIRED
+    # Nobody resumes: each connection proves itself, and a ticket for each would be work for nothing.
+    papers.num_tickets = 0
+    papers.set_alpn_protocols(["h2"])
+    try:
+        papers.load_cert_chain(doors.cert, doors.key)
+        papers.load_verify_locations(doors.client_ca)
+    except OSError as problem:
+        raise ConfigInvalid("tls", (f"{problem.filename}: {problem.strerror}",)) from problem
+    return papers, _bound(doors.feed, "server.feed_listen")
+
+
+def _bound(address: str, field: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
     host = host.strip("[]")
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -95,7 +121,7 @@ def http_socket_of(doors: Doors, *, field: str = "server.http_listen") -> socket
     except (OSError, OverflowError, ValueError) as bad:
         bound.close()
         why = bad.strerror if isinstance(bad, OSError) else "it is no HOST:PORT"
-        raise ConfigInvalid(field, (f"{doors.http} cannot be bound: {why}; choose another port",)) from bad
+        raise ConfigInvalid(field, (f"{address} cannot be bound: {why}; choose another port",)) from bad
     return bound
 
 

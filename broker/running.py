@@ -281,13 +281,17 @@ async def _serve(settings: Settings) -> int:
                 settings.tls.key,
                 settings.tls.client_ca,
                 login=server.login_listen,
+                feed=server.feed_listen,
             ),
         )
 
         def ready() -> None:
             _spare_the_collector()
             login = f" and {broker.login_port} (login)" if broker.login_port else ""
-            _say(f"broker is ready at port {broker.port} (gRPC) and {broker.http_port or 'no port'} (HTTP){login}")
+            feed = f" and {broker.feed_port} (feed)" if broker.feed_port else ""
+            _say(
+                f"broker is ready at port {broker.port} (gRPC) and {broker.http_port or 'no port'} (HTTP){login}{feed}"
+            )
 
         await broker.serve(on_ready=ready)
         return EXIT_DONE

@@ -126,6 +126,7 @@ class Served:
         store: str = "",
         keys: str = "",
         identity: str | None = None,
+        with_feed_door: bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
@@ -136,6 +137,7 @@ class Served:
         self.port = free_port()
         self.http_port = free_port()
         self.login_port = free_port()
+        self.feed_port = free_port() if with_feed_door else 0
         self._policy = policy
         self._environment = dict(environment or {})
         self._channels: list[grpc.Channel] = []
@@ -147,6 +149,7 @@ class Served:
 listen = "127.0.0.1:PORT"
 http_listen = "127.0.0.1:HTTP"
 {'login_listen = "127.0.0.1:LOGIN"' if identity is not None else ""}
+{'feed_listen = "127.0.0.1:FEED"' if with_feed_door else ""}
 data_dir = "{folder / "data"}"
 admins = ["{ADMIN}"]
 [tls]
@@ -181,7 +184,7 @@ level = "debug"
     def start(self) -> None:
         """Start the process, on the ports it had before, and wait until it is ready."""
         config = self.folder / "broker.toml"
-        ports = {"PORT": self.port, "HTTP": self.http_port, "LOGIN": self.login_port}
+        ports = {"PORT": self.port, "HTTP": self.http_port, "LOGIN": self.login_port, "FEED": self.feed_port}
         text = self._config
         for name, port in ports.items():
             text = text.replace(f":{name}", f":{port}")
@@ -201,7 +204,8 @@ level = "debug"
         self.process.stdout.close()
         words = line.split()
         self.port, self.http_port = int(words[5]), int(words[8])
-        self.login_port = int(words[11]) if "(login)" in words else 0
+        self.login_port = int(words[words.index("(login)") - 1]) if "(login)" in words else 0
+        assert self.feed_port == (int(words[words.index("(feed)") - 1]) if "(feed)" in words else 0)
 
     def store(self, store: str) -> None:
         """Serve from another store, from the next start on."""
@@ -217,6 +221,12 @@ level = "debug"
     @property
     def endpoint(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    @property
+    def feed_endpoint(self) -> str:
+        """Where the feed's own door is."""
+        assert self.feed_port, "this broker has none"
+        return f"127.0.0.1:{self.feed_port}"
 
     def identity(self, name: str) -> Identity:
         papers = self.papers[name]

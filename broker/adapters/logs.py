@@ -54,6 +54,6 @@ def set_up_logs(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # They log each request of theirs, with addresses and paths.
-    for name in ("urllib3", "hvac", "alembic", "asyncio", "uvicorn.access"):
+    # They log each request of theirs, with addresses, paths and headers.
+    for name in ("urllib3", "hvac", "alembic", "asyncio", "uvicorn.access", "hpack"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,6 +1,6 @@
 """Who listens to this broker, how far they are, and when a revocation is in force at all of them."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -69,8 +69,9 @@ class Outcome:
 class Progress:
     """How far a revocation is. Complete when `outcomes` covers all who listened and the unknown have lapsed.
 
-    `outcomes` come the slowest first; `waiting` are the names of those that may still accept. Verifiers
-    that nobody here knows of are waited for `unknown_ns` from the commit, 0 if there can be none.
+    `outcomes` come the slowest first once it is complete, before that as they became known; `waiting` are the
+    names of those that may still accept, in no order. Verifiers that nobody here knows of are waited for
+    `unknown_ns` from the commit, 0 if there can be none.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -84,6 +85,14 @@ class Progress:
     def listening(self) -> int:
         """How many verifiers are waited for, or were."""
         return len(self.outcomes) + len(self.waiting)
+
+
+@dataclass(slots=True)
+class Census:
+    """The streams of one realm: how many in each state, and the smallest head of those that are open."""
+
+    states: dict[str, int] = field(default_factory=dict)
+    least_head: int | None = None
 
 
 @dataclass(slots=True)
@@ -242,12 +251,16 @@ class Listeners:
                 continue
             del watch.waiting[stream]
         self._settle_absent(watch, now_ns)
-        outcomes = tuple(sorted(watch.outcomes, key=lambda outcome: (-outcome.after_ns, outcome.verifier)))
-        waiting = [listener.verifier for listener in watch.waiting.values()]
         is_complete = not watch.waiting and now_ns >= watch.unknown_until_ns and watch.is_published
+        if is_complete:
+            # Not at each look: ten thousand are looked at often.
+            watch.outcomes.sort(key=lambda outcome: (-outcome.after_ns, outcome.verifier))
         return Progress(
-            outcomes,
-            tuple(sorted([*waiting, *(verifier for verifier, _ in watch.absent)])),
+            tuple(watch.outcomes),
+            (
+                *(listener.verifier for listener in watch.waiting.values()),
+                *(verifier for verifier, _ in watch.absent),
+            ),
             watch.earlier_ns + watch.unknown_until_ns - watch.committed_ns
             if watch.unknown_until_ns > watch.committed_ns
             else 0,
@@ -276,19 +289,39 @@ class Listeners:
             watch.outcomes += [Outcome(*name, Stop.LAPSED, after_ns) for name in watch.absent]
             watch.absent.clear()
 
+    def census(self, now_ns: int) -> Mapping[str, Census]:
+        """Return by realm how many streams are in which state, and the head of the one furthest behind.
+
+        Forgets those whose lease ran out long ago.
+        """
+        self._forget_old(now_ns)
+        found: dict[str, Census] = {}
+        for one in self._listeners.values():
+            census = found.get(one.realm)
+            if census is None:
+                census = found[one.realm] = Census()
+            state = one.state(now_ns)
+            census.states[state] = census.states.get(state, 0) + 1
+            if one.left_ns is None and (census.least_head is None or one.head < census.least_head):
+                census.least_head = one.head
+        return found
+
     def everyone(self) -> Collection[Listener]:
         """Return the listeners, those who left lately included, in the order of joining."""
         return self._listeners.values()
 
     def present(self, now_ns: int, realm: str | None = None) -> Sequence[Listener]:
         """Return the listeners, by name; forgets those whose lease ran out long ago."""
-        for stream, listener in list(self._listeners.items()):
-            if listener.left_ns is not None and listener.holds_until_ns(now_ns) + 3_600_000 * NS_PER_MS < now_ns:
-                del self._listeners[stream]
+        self._forget_old(now_ns)
         return sorted(
             (listener for listener in self._listeners.values() if realm in (None, listener.realm)),
             key=lambda listener: (listener.verifier, listener.stream),
         )
+
+    def _forget_old(self, now_ns: int) -> None:
+        for stream, listener in list(self._listeners.items()):
+            if listener.left_ns is not None and listener.holds_until_ns(now_ns) + 3_600_000 * NS_PER_MS < now_ns:
+                del self._listeners[stream]
 
     def _notify(self) -> None:
         for watch in self._watches:

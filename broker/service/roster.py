@@ -40,10 +40,12 @@ class Noted:
 class RosterKeeper:
     """Notes who listens to this broker. Listeners belong to the event loop: only `write` may run in a thread.
 
-    What the store did not take is still due, and noted with the next attempt.
+    What the store did not take is still due, and noted with the next attempt. One who only goes on listening is noted
+    again after `refresh`: at once where other brokers ask the roster how far it is.
     """
 
-    def __init__(self, roster: Roster, listeners: Listeners, clock: Clock) -> None:
+    def __init__(self, roster: Roster, listeners: Listeners, clock: Clock, *, refresh: timedelta = timedelta()) -> None:
+        self._refresh_ns = refresh // timedelta(microseconds=1) * NS_PER_US
         self._roster = roster
         self._listeners = listeners
         self._clock = clock
@@ -55,7 +57,7 @@ class RosterKeeper:
 
     def due(self) -> Sequence[Noted]:
         """Return what changed since it was noted: those who came or went first, then those not noted the longest."""
-        changed = [(name, mark) for name, mark in self._now().items() if self._marks.get(name) != mark]
+        changed = [(name, mark) for name, mark in self._now().items() if self._is_due(name, mark)]
         if len(changed) > MAX_SIGHTINGS:
             order = {name: place for place, name in enumerate(self._marks)}
             changed.sort(key=lambda one: (not self._is_news(*one), order.get(one[0], -1)))
@@ -114,6 +116,13 @@ class RosterKeeper:
         is_present, head, heard_ns, version, address = mark
         seen_at = self._began_at + _us(heard_ns)
         return Noted(Sighting(*name, version, address, head, seen_at, is_present), mark)
+
+    def _is_due(self, name: Name, mark: Mark) -> bool:
+        before = self._marks.get(name)
+        if before is None or (before[0], *before[3:]) != (mark[0], *mark[3:]):
+            return True
+        # Head, and when it was heard: earlier than before, where the replica that was heard last has left.
+        return before != mark and not 0 <= mark[2] - before[2] < self._refresh_ns
 
     def _is_news(self, name: Name, mark: Mark) -> bool:
         before = self._marks.get(name)

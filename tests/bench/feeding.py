@@ -82,7 +82,7 @@ class Swarm:
             "trust": str(broker.trust()),
             "papers": [(str(one.certificate), str(one.key)) for one in papers],
             "ca": str(papers[0].ca),
-            "endpoint": broker.endpoint,
+            "endpoint": broker.feed_endpoint if players == "light" else broker.endpoint,
         }
         self._process.stdin.write(json.dumps(arguments).encode() + b"\n")
         self._process.stdin.flush()
@@ -151,7 +151,7 @@ def served(folder: Path, names: int, heartbeat_s: float) -> Iterator[tuple[Serve
     uris = [f"spiffe://lab.example/gateway-{number:05d}" for number in range(names)]
     policy += "".join(f'  - {{id: "{uri}", role: verifier, realm: evaluation}}\n' for uri in uris)
     folder.mkdir(parents=True)
-    with Served(folder, policy=policy) as broker:
+    with Served(folder, policy=policy, with_feed_door=True) as broker:
         yield broker, [broker.authority.client(uri) for uri in uris]
 
 

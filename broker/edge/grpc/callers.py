@@ -1,6 +1,7 @@
 """Read the caller's principal from its client certificate, on each call."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import unquote
@@ -25,6 +26,19 @@ class PeerCertificate:
     not_after: datetime
     sha256: bytes
 
+    def proof(self, now: datetime, address: str) -> CertificateProof:
+        """Return how a caller from an IP address proved itself.
+
+        The handshake has checked the chain; a connection can outlive its certificate, so its dates are
+        judged here, on each call.
+
+        Raises:
+            Unauthenticated: It is not valid at `now`.
+        """
+        if not self.not_before <= now < self.not_after:
+            raise Unauthenticated(f"the client certificate of {self.uri} has ended", hint="renew it")
+        return CertificateProof(self.uri, self.not_before, address, self.sha256)
+
 
 class PeerCertificates:
     """Reads certificates; remembers what it read, because each call asks again. One event loop owns it."""
@@ -33,25 +47,17 @@ class PeerCertificates:
         self._known: OrderedDict[bytes, PeerCertificate] = OrderedDict()
 
     def proof(self, context: ServicerContext, now: datetime) -> CertificateProof:
-        """Return how the caller proved itself. Raises Unauthenticated.
-
-        The handshake has checked the chain; a connection can outlive its certificate, so its dates are
-        judged here, on each call.
-        """
+        """Return how the caller proved itself. Raises Unauthenticated."""
         pems = list(context.auth_context().get("x509_pem_cert") or ())
         if len(pems) != 1:
             raise Unauthenticated("no client certificate was presented")
         certificate = self._known.get(pems[0])
         if certificate is None:
-            certificate = _read(pems[0])
+            certificate = _read(lambda: x509.load_pem_x509_certificate(pems[0]))
             self._known[pems[0]] = certificate
             while len(self._known) > MAX_KNOWN:
                 self._known.popitem(last=False)
-        if not certificate.not_before <= now < certificate.not_after:
-            raise Unauthenticated(f"the client certificate of {certificate.uri} has ended", hint="renew it")
-        return CertificateProof(
-            certificate.uri, certificate.not_before, peer_address(context.peer()), certificate.sha256
-        )
+        return certificate.proof(now, peer_address(context.peer()))
 
 
 def peer_address(peer: str) -> str:
@@ -60,9 +66,14 @@ def peer_address(peer: str) -> str:
     return rest.rpartition(":")[0].strip("[]") if kind in {"ipv4", "ipv6"} else ""
 
 
-def _read(pem: bytes) -> PeerCertificate:
+def read_certificate(der: bytes) -> PeerCertificate:
+    """Return what matters of a certificate that the TLS layer has verified. Raises Unauthenticated."""
+    return _read(lambda: x509.load_der_x509_certificate(der))
+
+
+def _read(load: Callable[[], x509.Certificate]) -> PeerCertificate:
     try:
-        certificate = x509.load_pem_x509_certificate(pem)
+        certificate = load()
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     except (ValueError, x509.ExtensionNotFound) as bad:

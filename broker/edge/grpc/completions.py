@@ -176,8 +176,8 @@ class Completions:
 
     def _begin(self, revoked: Revoked, committed_ns: int, earlier_ns: int) -> None:
         now_ns = self._clock.boottime_ns()
-        present = self._hub.listeners.present(now_ns)
-        realms = {*revoked.realms, *(one.realm for one in present if revoked.selector.concerns(one.realm))}
+        listening = {one.realm for one in self._hub.listeners.everyone()}
+        realms = {*revoked.realms, *(realm for realm in listening if revoked.selector.concerns(realm))}
         watch = self._hub.listeners.watch(
             revoked.index,
             realms=frozenset(realms),

@@ -11,7 +11,7 @@ from broker.edge.grpc.names import Names
 from broker.edge.grpc.questions import Questions
 from broker.edge.grpc.subscribing import Subscriber
 from broker.errors import Failure
-from broker.service.listening import Listener, Listeners
+from broker.service.listening import Census, Listener, Listeners
 from broker.service.metering import Meter
 from broker.service.policies import Policies
 from broker.service.ports import Clock
@@ -118,9 +118,9 @@ class FeedHub:
         realms = self._policies.current().policy.realms
         for realm, message in published.items():
             longest = 0
+            lease_ms = realms[realm].lease_ms if realm in realms else 0
             for subscriber in self._subscribers.get(realm, ()):
-                if realm in realms:
-                    subscriber.listener.lease_ms = max(subscriber.listener.lease_ms, realms[realm].lease_ms)
+                subscriber.listener.lease_ms = max(subscriber.listener.lease_ms, lease_ms)
                 if not subscriber.offer(message):
                     self._meter.resynchronised(realm)
                 longest = max(longest, len(subscriber.queue))
@@ -133,12 +133,13 @@ class FeedHub:
     def _gauge(self) -> None:
         now_ns = self._clock.boottime_ns()
         head = self.publisher.head
+        found = self.listeners.census(now_ns)
         for realm in self._policies.current().policy.realms:
-            listening = self.listeners.present(now_ns, realm)
+            census = found.get(realm, Census())
             for state in ("fresh", "joining", "lapsed"):
-                self._meter.verifiers(realm, state, sum(one.state(now_ns) == state for one in listening))
-            behind = [head.size - one.head for one in listening if head is not None and one.left_ns is None]
-            self._meter.lag(realm, max(behind, default=0))
+                self._meter.verifiers(realm, state, census.states.get(state, 0))
+            least = census.least_head
+            self._meter.lag(realm, head.size - least if head is not None and least is not None else 0)
 
     def _heartbeat_s(self) -> float:
         realms = self._policies.current().policy.realms.values()

@@ -10,6 +10,8 @@ from broker.service.roster import RosterKeeper
 NOTE_EVERY_S = 1.0
 # Many come at once after a start.
 COALESCE_S = 0.1
+# Looking at all who listen takes at most a tenth of the loop's time.
+REST_PER_LOOK = 9
 
 
 class Noting:
@@ -26,12 +28,14 @@ class Noting:
         """Note for as long as the task lives."""
         while True:
             self._wake.clear()
+            began_s = self._loop.time()
             due = self._keeper.due()
+            took_s = self._loop.time() - began_s
             if due:
                 is_taken = await self._loop.run_in_executor(self._thread, self._keeper.write, due)
                 if is_taken:
                     self._keeper.wrote(due)
-            await asyncio.sleep(COALESCE_S)
+            await asyncio.sleep(max(COALESCE_S, took_s * REST_PER_LOOK))
             with suppress(TimeoutError):
                 async with asyncio.timeout(NOTE_EVERY_S):
                     await self._wake.wait()

@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc.aio import AbortError, ServerInterceptor, ServicerContext
 
-from broker.edge.grpc.callers import PeerCertificates
+from broker.edge.grpc.callers import PeerCertificate, PeerCertificates
 from broker.edge.grpc.failures import DETAILS_KEY, code_of, details_of
 from broker.edge.grpc.login import LoginDoor, must_not_authorize
 from broker.edge.grpc.translate import is_request_id
@@ -64,6 +64,10 @@ class Outermost(ServerInterceptor):
         must_not_authorize(context.invocation_metadata() or ())
         proof = self._certificates.proof(context, self._clock.now())
         return identify(proof, self._policies.current(), self._admins)
+
+    def caller_by(self, certificate: PeerCertificate, address: str) -> Caller:
+        """Return who is calling by a certificate, from an IP address, as the policy is now. Raises Unauthenticated."""
+        return identify(certificate.proof(self._clock.now(), address), self._policies.current(), self._admins)
 
     async def _caller(self, name: str, request: Any, context: ServicerContext) -> Caller:
         if self._by_token:
@@ -123,11 +127,11 @@ class Outermost(ServerInterceptor):
                 CALLER.set(caller)
                 return await inner(_readable(request), context)
             except Exception as problem:  # noqa: BLE001 - the outermost place
-                failure = _ours(problem)
+                failure = failure_of(problem)
                 if caller is not None:
                     self.on_refused(name, caller, request, failure)
             finally:
-                self._note(name, request, principal, failure, started)
+                self.note(name, request, principal, failure, started)
             return await _abort(context, failure)
 
         return call
@@ -145,15 +149,16 @@ class Outermost(ServerInterceptor):
                 async for response in inner(readable(request), context):
                     yield response
             except Exception as problem:  # noqa: BLE001 - the outermost place
-                failure = _ours(problem)
+                failure = failure_of(problem)
             finally:
-                self._note(name, request, principal, failure, started)
+                self.note(name, request, principal, failure, started)
             if failure is not None:
                 await _abort(context, failure)
 
         return call
 
-    def _note(self, name: str, request: Any, principal: str, failure: Failure | None, started: float) -> None:
+    def note(self, name: str, request: Any, principal: str, failure: Failure | None, started: float) -> None:
+        """Write the one line about a call that ended, begun at `started` of the monotonic clock."""
         fields: dict[str, object] = {
             "call": secrets.token_hex(8),
             "method": name,
@@ -212,7 +217,7 @@ def _request_id(request: Any) -> dict[str, object]:
     return {"request_id": given} if is_request_id(given) else {}
 
 
-def _ours(problem: Exception) -> Failure:
+def failure_of(problem: Exception) -> Failure:
     """Return a failure that may leave: ours as it is, anything else without its text."""
     if isinstance(problem, Failure):
         return problem
@@ -225,8 +230,12 @@ def _ours(problem: Exception) -> Failure:
     return defect
 
 
-async def _abort(context: ServicerContext, failure: Failure) -> NoReturn:
+def status_message_of(failure: Failure) -> str:
+    """Return a status message: printable ASCII on the wire; details carry the rest."""
     text = f"{failure.message}; {failure.hint}" if failure.hint else failure.message
-    # A status message is printable ASCII on the wire; details carry the rest.
-    message = text.encode("ascii", "backslashreplace").decode("ascii")[:1000]
-    await context.abort(code_of(failure), message, trailing_metadata=((DETAILS_KEY, details_of(failure)),))
+    return text.encode("ascii", "backslashreplace").decode("ascii")[:1000]
+
+
+async def _abort(context: ServicerContext, failure: Failure) -> NoReturn:
+    details = ((DETAILS_KEY, details_of(failure)),)
+    await context.abort(code_of(failure), status_message_of(failure), trailing_metadata=details)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
+from heapq import nsmallest
 from typing import Any
 
 from broker.edge.grpc.translate import duration, selector_message, timestamp
@@ -50,7 +51,7 @@ def progress(reached: Progress | None, waits_for: str) -> pb.RevokeResponse:
             acknowledged=acknowledged,
             lapsed=len(reached.outcomes) - acknowledged,
             waiting=len(reached.waiting),
-            waiting_for=reached.waiting[:MAX_NAMED],
+            waiting_for=nsmallest(MAX_NAMED, reached.waiting),
             waits_for=waits_for,
         )
     )
