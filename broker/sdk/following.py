@@ -183,7 +183,9 @@ class Follower:
                 step = self._take_delta(body, arrived_ns)
             case _:
                 raise FrameRefused("a frame that is neither snapshot nor delta")
-        self._mark = replace(self._mark, highest_wall_ms=max(self._mark.highest_wall_ms, body.wall_ms))
+        mark = self._mark
+        if body.wall_ms > mark.highest_wall_ms:
+            self._mark = Mark(mark.incarnation, mark.head, body.wall_ms, mark.left)
         return step
 
     def _go_over_to(self, body: feed_pb2.FrameBody) -> None:
@@ -225,7 +227,9 @@ class Follower:
         self._asked = None
         point = EchoPoint(body.boot, body.verifier_clock_ns, body.broker_clock_ns)
         self._echoes.append(_Echo(point, opened.key))
-        self.state = self._with_lease(self.state)
+        state = self.state
+        time, until_ns = self._earned(state.matcher, state.time, state.accept_until_ns)
+        self.state = replace(state, time=time, accept_until_ns=until_ns)
         return Step()
 
     def _take_snapshot(self, body: feed_pb2.FrameBody, arrived_ns: int) -> Step:
@@ -292,49 +296,49 @@ class Follower:
         newest = self._newest
         if newest is None or newest.boot != beat.boot or newest.as_of_ns < beat.as_of_ns:
             self._newest = beat
-        before = self.state
-        self._mark = replace(self._mark, incarnation=body.incarnation, head=contents.head)
-        self.state = self._with_lease(
-            replace(
-                before,
-                incarnation=body.incarnation,
-                head=contents.head,
-                epoch=before.epoch + (contents.matcher is not before.matcher),
-                matcher=contents.matcher,
-                keys=contents.keys,
-                boot=body.boot,
-                lease_ms=beat.lease_ms,
-                heartbeat_ms=body.heartbeat_ms,
-                receipts=body.receipts,
-            )
+        before, mark = self.state, self._mark
+        if mark.head != contents.head or mark.incarnation != body.incarnation:
+            self._mark = Mark(body.incarnation, contents.head, mark.highest_wall_ms, mark.left)
+        # Made in one go, and not copied with one thing changed after another: it is made for each heartbeat.
+        time, until_ns = self._earned(contents.matcher, before.time, before.accept_until_ns)
+        self.state = Trusted(
+            incarnation=body.incarnation,
+            head=contents.head,
+            epoch=before.epoch + (contents.matcher is not before.matcher),
+            matcher=contents.matcher,
+            keys=contents.keys,
+            boot=body.boot,
+            lease_ms=beat.lease_ms,
+            heartbeat_ms=body.heartbeat_ms,
+            time=time,
+            accept_until_ns=until_ns,
+            receipts=body.receipts,
         )
         return step
 
-    def _with_lease(self, state: Trusted) -> Trusted:
-        """Return `state` with the lease and the time that the newest frame and the best echo of its boot give.
+    def _earned(
+        self, matcher: Matcher, time: BrokerTime | None, accept_until_ns_before: int
+    ) -> tuple[BrokerTime | None, int]:
+        """Return the time and the lease that the newest frame and the best echo of its boot give.
 
-        Without an echo of that boot the lease stays what was earned before: it was true, and remains so.
+        Without an echo of that boot both stay what was earned before: it was true, and remains so.
         """
         beat = self._newest
         if beat is None:
-            return state
+            return time, accept_until_ns_before
         best: EchoPoint | None = None
         best_ns = 0
         for echo in self._echoes:
-            if echo.point.boot == beat.boot and self._is_good(echo.key, beat.wall_ms, state.matcher):
+            if echo.point.boot == beat.boot and self._is_good(echo.key, beat.wall_ms, matcher):
                 at_ns = earliest_ns(echo.point, beat.as_of_ns)
                 if best is None or at_ns > best_ns:
                     best, best_ns = echo.point, at_ns
         if best is None:
-            return state
+            return time, accept_until_ns_before
         # A frame cannot be newer than its arrival: clocks that say so are wrong, and gain nothing.
         excess_ns = max(0, best_ns - beat.arrived_ns)
         until_ns = accept_until_ns(best, beat.as_of_ns, beat.lease_ms * NS_PER_MS) - excess_ns
-        return replace(
-            state,
-            time=BrokerTime(beat.wall_ms, best_ns - excess_ns, beat.arrived_ns),
-            accept_until_ns=max(state.accept_until_ns, until_ns),
-        )
+        return BrokerTime(beat.wall_ms, best_ns - excess_ns, beat.arrived_ns), max(accept_until_ns_before, until_ns)
 
     def _is_good(self, key: TrustedKey, wall_ms: int, matcher: Matcher) -> bool:
         latest_ms = max(wall_ms, self._mark.highest_wall_ms)

@@ -46,6 +46,7 @@ class Dimension(IntEnum):
     LABEL = 12
 
 
+_KEY_ALONE = (Dimension.KEY,)
 # What an admin can block and reinstate; the others name something that ends by itself.
 _BLOCKING = frozenset(
     {
@@ -284,7 +285,11 @@ class Matcher:
 
     def is_key_revoked(self, kid: str) -> bool:
         """Tell whether the key alone is revoked."""
-        return any(shape == (Dimension.KEY,) and kid in entries for shape, entries in self._shapes)
+        # Asked for each frame, often with no shape at all: so it is a loop.
+        for shape, entries in self._shapes:  # noqa: SIM110
+            if shape == _KEY_ALONE and kid in entries:
+                return True
+        return False
 
     def prune(self, now_ns: int) -> int:
         """Drop what may be dropped at `now_ns`, at a cost that follows what is dropped; return how many."""

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import quote
@@ -84,15 +84,28 @@ class Call:
 
     def begin(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Take the headers, and say whether it may go on."""
-        self._guarded(lambda: self._begin(headers))
+        try:
+            self._begin(headers)
+        except Exception as problem:  # noqa: BLE001 - the outermost place
+            self._failed(problem)
 
     def data(self, data: bytes) -> bool:
         """Take bytes of messages; return whether the call goes on."""
-        return self._guarded(lambda: self._read(data))
+        try:
+            if self._started >= 0:
+                self._read(data)
+        except Exception as problem:  # noqa: BLE001 - the outermost place
+            self._failed(problem)
+        return self._started >= 0
 
     def half_closed(self) -> None:
         """The verifier says nothing more: so ends the call."""
-        self._guarded(self._last)
+        if self._started < 0:
+            return
+        if self.session is None:
+            self.end(Invalid("message", "is not a hello", hint="begin the stream with one"))
+        else:
+            self.end(None)
 
     def next(self) -> bytes | None:
         """Take what is to be sent next; None: nothing, or the call has just ended."""
@@ -120,20 +133,13 @@ class Call:
         self.session, self._arrived, self._started = None, b"", -1.0
         return True
 
-    def _guarded(self, take: Callable[[], None]) -> bool:
+    def _failed(self, problem: Exception) -> None:
         """Nothing of what a stranger sends gets out of here but as the end of their call."""
-        try:
-            if self._started >= 0:
-                take()
-        except Refusal as refusal:
-            if self._forget(None):
-                self._line.say(
-                    literal(b"grpc-status", b"%d" % refusal.status) + literal(b"grpc-message", str(refusal).encode()),
-                    is_last=True,
-                )
-        except Exception as problem:  # noqa: BLE001 - the outermost place
+        if not isinstance(problem, Refusal):
             self.end(failure_of(problem))
-        return self._started >= 0
+        elif self._forget(None):
+            status = literal(b"grpc-status", b"%d" % problem.status)
+            self._line.say(status + literal(b"grpc-message", str(problem).encode()), is_last=True)
 
     def _begin(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
         named = dict(headers)
@@ -185,10 +191,6 @@ class Call:
             self.end(None)
         return self._started >= 0
 
-    def _last(self) -> None:
-        if self.session is None:
-            raise Invalid("message", "is not a hello", hint="begin the stream with one")
-        self.end(None)
 
 
 def peer_of(der: bytes, address: tuple[str, int]) -> Peer:

@@ -75,6 +75,7 @@ class Connection:
         "_lines",
         "_peer",
         "_socket",
+        "_stalled",
         "_unsent",
         "heard_s",
         "http2",
@@ -82,6 +83,8 @@ class Connection:
         "is_open",
         "is_shaken",
         "keeper",
+        "number",
+        "watched",
     )
 
     def __init__(self, keeper: Keeper, socket: ssl.SSLSocket, address: tuple[str, int]) -> None:
@@ -91,11 +94,14 @@ class Connection:
         self._peer: Peer
         self.is_open = True
         self._lines: dict[int, Line] = {}
+        self._stalled: list[Line] = []
         self._unsent = b""
         self.http2 = Http2(self)
         self.is_shaken = False
-        self.interest = READABLE
-        """What of the socket to wait for."""
+        self.interest = self.watched = READABLE
+        """What of the socket to wait for; and what the door waits for."""
+        self.number = socket.fileno()
+        """The socket's descriptor."""
         self.heard_s = time.monotonic()
         """When something was heard last; before that, when it was accepted."""
 
@@ -124,8 +130,11 @@ class Connection:
         """Send as far as windows and the socket let it, and not so long that others wait."""
         for _ in range(ROUNDS):
             self._flush()
-            stalled = [line for line in self._lines.values() if line.is_stalled] if not self._unsent else []
+            if self._unsent or not self._stalled:
+                break
+            stalled, self._stalled = self._stalled, []
             for line in stalled:
+                line.is_stalled = False
                 self.http2.go_on(line.number)
                 self._fill(line)
             if not self.http2.has_more:
@@ -162,10 +171,6 @@ class Connection:
             line.call.lost()
         self._lines.clear()
         self._socket.close()
-
-    def fileno(self) -> int:
-        """Return the socket's descriptor."""
-        return self._socket.fileno()
 
     def opened(self, stream: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """A call began."""
@@ -229,21 +234,18 @@ class Connection:
             except Broken as broken:
                 self._flush()
                 raise Gone from broken
-            if self.http2.has_more or self._has_stalled:
+            if self.http2.has_more or self._stalled:
                 self._advance()
             # A record is read as a whole, so what else there is makes the socket ready again.
             if self._unsent or not self._socket.pending():
                 return
 
-    @property
-    def _has_stalled(self) -> bool:
-        return any(line.is_stalled for line in self._lines.values())
-
     def _fill(self, line: Line) -> None:
-        line.is_stalled = False
         while self._lines.get(line.number) is line:
             if self._unsent or self.http2.is_full or not self.http2.is_ready(line.number):
-                line.is_stalled = True
+                if not line.is_stalled:
+                    line.is_stalled = True
+                    self._stalled.append(line)
                 return
             if line.farewell is not None:
                 self.http2.headers(line.number, line.farewell, is_last=True)

@@ -20,6 +20,7 @@ log = logging.getLogger("broker.feed")
 
 # What is done before others of the loop have their turn: some milliseconds.
 EVENTS, PUMPED, ACCEPTED = 32, 64, 8
+EVENTS_WHILE_PUMPING = 4
 BACKLOG = 4096
 # Whoever connects and says nothing, or no more, holds a handle.
 SHAKE_S = 20.0
@@ -45,7 +46,7 @@ class Door:
         self._bound = bound
         self._loop = asyncio.get_running_loop()
         self._epoll = select.epoll()
-        self._connections: dict[int, tuple[Connection, int]] = {}
+        self._connections: dict[int, Connection] = {}
         self._wanted: deque[Line] = deque()
         self._is_pumping = False
         # By realm: who waits for the next snapshot, and the task that brings it.
@@ -69,8 +70,9 @@ class Door:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._bound.close()
-        for connection, _ in list(self._connections.values()):
-            self._guarded(connection, connection.leave if connection.is_shaken else lambda: None)
+        for connection in list(self._connections.values()):
+            if connection.is_shaken:
+                self._guarded(connection, connection.leave)
             self._close(connection)
         self._epoll.close()
 
@@ -94,15 +96,18 @@ class Door:
             self._bringing[realm] = self._loop.create_task(self._bring(realm))
 
     def _turn(self) -> None:
-        ready = self._epoll.poll(0, EVENTS)
+        # What is to be sent goes before what is said: a revocation to ten thousand before their acknowledgements.
+        ready = self._epoll.poll(0, EVENTS if not self._is_pumping else EVENTS_WHILE_PUMPING)
         for number, _ in ready:
             if number == self._bound.fileno():
                 # When many come at once, whoever is in goes first: those who wait outside cost nothing yet, and all
                 # who are in at once would be too late together.
-                self._accept(ACCEPTED if len(ready) < EVENTS else 1)
-            elif number in self._connections:
-                connection = self._connections[number][0]
-                self._guarded(connection, connection.ready)
+                self._accept(ACCEPTED if len(ready) < EVENTS_WHILE_PUMPING else 1)
+            else:
+                # One that was closed a moment ago may be in here yet.
+                connection = self._connections.get(number)
+                if connection is not None:
+                    self._guarded(connection, connection.ready)
 
     def _pump(self) -> None:
         for _ in range(min(PUMPED, len(self._wanted))):
@@ -110,7 +115,7 @@ class Door:
             line.is_wanted = False
             connection = line.connection
             if connection.is_open:
-                self._guarded(connection, lambda connection=connection, line=line: connection.pump(line))  # type: ignore[misc]
+                self._guarded(connection, connection.pump, line)
         self._is_pumping = bool(self._wanted)
         if self._is_pumping:
             self._loop.call_soon(self._pump)
@@ -145,13 +150,13 @@ class Door:
         except OSError:
             plain.close()
             return
-        self._epoll.register(connection.fileno(), connection.interest)
-        self._connections[connection.fileno()] = (connection, connection.interest)
+        self._epoll.register(connection.number, connection.watched)
+        self._connections[connection.number] = connection
 
-    def _guarded(self, connection: Connection, what: Callable[[], None]) -> None:
+    def _guarded(self, connection: Connection, what: Callable[..., None], *args: Line) -> None:
         """Nothing that happens on one connection ends more than that."""
         try:
-            what()
+            what(*args)
         except Gone:
             self._close(connection)
             return
@@ -159,23 +164,21 @@ class Door:
             log.exception("a defect in the feed's door")
             self._close(connection)
             return
-        number = connection.fileno()
-        if self._connections[number][1] != connection.interest:
-            self._epoll.modify(number, connection.interest)
-            self._connections[number] = (connection, connection.interest)
+        if connection.watched != connection.interest:
+            self._epoll.modify(connection.number, connection.interest)
+            connection.watched = connection.interest
 
     def _close(self, connection: Connection) -> None:
         if connection.is_open:
-            number = connection.fileno()
-            del self._connections[number]
-            self._epoll.unregister(number)
+            del self._connections[connection.number]
+            self._epoll.unregister(connection.number)
             connection.close()
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
             now_s = time.monotonic()
-            for connection, _ in list(self._connections.values()):
+            for connection in list(self._connections.values()):
                 silent_s = now_s - connection.heard_s
                 if not connection.is_shaken or not connection.has_calls:
                     if silent_s > SHAKE_S:
