@@ -274,10 +274,9 @@ class Follower:
     def _add(self, contents: _Contents, body: feed_pb2.FrameBody, *, first: int, arrived_ns: int) -> None:
         """Add what the frame holds, all or nothing."""
         keys = self._opener.token_keys(list(body.keys))
-        for shape, values, index, drop_at_ns in revocations_of(
-            body, first=first, stop=body.head, arrived_ns=arrived_ns
-        ):
-            contents.matcher.put(shape, values, index, drop_at_ns)
+        added = revocations_of(body, first=first, stop=body.head, arrived_ns=arrived_ns)
+        if added:
+            contents.matcher.put_all(added)
         if keys:
             merged = {kid: later(contents.keys.get(kid), key) for kid, key in keys.items()}
             # A new mapping: readers may be walking the old one.
