@@ -3,7 +3,8 @@
 Real for each verifier: a TLS connection with a certificate, an HTTP/2 connection and a gRPC stream of its own, the
 SDK's follower with its own state, lease, echoes and acknowledgements, the SDK's pace of echoing and acknowledging,
 and its backoff. Shared, because a thousand machines would do it side by side: the signature and the parsing of a
-frame that came to all are done once. Missing: gRPC's client (see wire.py) and a thread for each.
+frame that came to all are done once, and what has arrived at many is taken by all before any answers, as on machines of
+their own. Missing: gRPC's client (see wire.py) and a thread for each.
 """
 
 import heapq
@@ -99,15 +100,17 @@ class Player:
         self._swarm.story.note(self.number, follower, step)
         if step.in_force:
             if step.has_contents or now_s - self.acked_s >= PACE.ack_every_s:
-                self.acknowledge(now_s)
+                self.is_ack_planned = True
+                self._swarm.soon.append(self)
             elif not self.is_ack_planned:
                 self.is_ack_planned = True
-                self._swarm.later(self.acked_s + PACE.ack_every_s, self._acknowledge_then)
+                self._swarm.later(self.acked_s + PACE.ack_every_s, self.acknowledge_then)
         every_s = PACE.echo_again_s if follower.needs_echo else PACE.echo_every_s
         if now_s - self.echoed_s >= every_s and not follower.is_echo_under_way:
             self._ask_echo(now_s)
 
-    def _acknowledge_then(self) -> None:
+    def acknowledge_then(self) -> None:
+        """Say how far it is, if it was not said meanwhile. Raises Ended."""
         if self.is_ack_planned and self.wire is not None:
             self.acknowledge(time.monotonic())
             self._swarm.rewatch(self)
@@ -148,6 +151,8 @@ class Swarm:
         self.opener = SharedOpener(self.trust)
         self._epoll = select.epoll()
         self._playing: dict[int, tuple[Player, bool]] = {}
+        self.soon: list[Player] = []
+        """Those who acknowledge once all that has arrived is taken."""
         self._plans: list[tuple[float, int, Callable[[], None]]] = []
         self._planned = 0
         self.story = Story(arguments["count"])
@@ -170,6 +175,9 @@ class Swarm:
                     player = self._playing[number][0]
                     self._do(player, player.go_on)
                     self.rewatch(player)
+            soon, self.soon = self.soon, []
+            for player in soon:
+                self._do(player, player.acknowledge_then)
             now_s = time.monotonic()
             while self._plans[0][0] <= now_s:
                 _, _, what = heapq.heappop(self._plans)
