@@ -11,24 +11,38 @@ from broker.ledger.checkpoint import Checkpoint, LogKeys, parse_checkpoint
 from broker.ledger.note import Note, NoteSignature, VerifierKey, parse_note
 from broker.ledger.witnessing import Accepted, AddCheckpoint, Turned, judge
 
+_MEND = "free space there, or mend the disk; nothing was signed, and the log asks again by itself"
+
 Cosign = Callable[[str], NoteSignature]
 """Signs a checkpoint's text as of now."""
 
 
 class WitnessStore:
-    """One file for each log, in a folder that one process holds. Safe for use by several threads."""
+    """One file for each log, in a folder that one process holds. Safe for use by several threads.
+
+    A file that can be read is not yet one that outlives a power cut: what is shown is what was seen to the disk.
+    """
 
     def __init__(self, folder: Path, logs: Mapping[str, LogKeys], cosign: Cosign) -> None:
-        """Read what was kept. Raises StoreCorrupt: a file is damaged, and only a person knows what was in it."""
+        """Read what was kept.
+
+        Raises:
+            StoreCorrupt: A file is damaged, and only a person knows what was in it.
+            StoreUnavailable: It cannot be read, or not be written anew.
+        """
         self._folder = folder
         self._logs = dict(logs)
         self._cosign = cosign
         self._lock = threading.Lock()
+        # What a request must go on from.
         self._last: dict[str, Checkpoint] = {}
+        # What is durable, by hashed origin.
+        self._notes: dict[str, bytes] = {}
         for origin in self._logs:
-            note = self.last(hashed(origin))
+            note = self._reread(origin)
             if note is not None:
-                self._last[origin] = _read(note, self._path(hashed(origin)), origin)
+                # It may have been left by a process whose sync failed, or that was killed before it.
+                self._write(origin, note)
 
     def add(self, request: AddCheckpoint, origin: str) -> NoteSignature | Turned:
         """Judge a request, keep its checkpoint durably and sign it, or say why not.
@@ -48,12 +62,7 @@ class WitnessStore:
 
     def last(self, name: str) -> bytes | None:
         """Return the note that was kept last of the log with this hashed origin, or None."""
-        try:
-            return self._path(name).read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as problem:
-            raise StoreUnavailable(f"{self._path(name)} cannot be read: {problem.strerror}") from problem
+        return self._notes.get(name)
 
     def knows(self, name: str) -> bool:
         """Tell whether a known log has this hashed origin."""
@@ -64,13 +73,34 @@ class WitnessStore:
         # Signatures of others, which nobody here checked, are not handed on.
         own = tuple(one for one in accepted.note.signatures if any(one.is_of(key) for key in self._logs[origin].keys))
         note = Note(accepted.note.text, (*own, signature))
-        path = self._path(hashed(origin))
         try:
-            write_secret(path, str(note).encode())
-        except OSError as problem:
-            raise StoreUnavailable(f"{path} cannot be written: {problem.strerror}") from problem
+            self._write(origin, str(note).encode())
+        except StoreUnavailable:
+            # Either may be there after a power cut: none of them is to be contradicted.
+            self._reread(origin)
+            raise
         self._last[origin] = accepted.checkpoint
         return signature
+
+    def _write(self, origin: str, note: bytes) -> None:
+        path = self._path(hashed(origin))
+        try:
+            write_secret(path, note)
+        except OSError as problem:
+            raise StoreUnavailable(f"{path} cannot be written: {problem.strerror}", hint=_MEND) from problem
+        self._notes[hashed(origin)] = note
+
+    def _reread(self, origin: str) -> bytes | None:
+        """Go on from what the file says; return it, or None where there is none. It need not be durable."""
+        path = self._path(hashed(origin))
+        try:
+            note = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as problem:
+            raise StoreUnavailable(f"{path} cannot be read: {problem.strerror}", hint=_MEND) from problem
+        self._last[origin] = _read(note, path, origin)
+        return note
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.checkpoint"

@@ -6,8 +6,13 @@ that say what it is, and the number of its first record (8 bytes); its name is t
 What `append` returned for is in the kernel: it survives the death of the process. `sync` makes it survive the
 death of the machine; its owner calls it every so often, so a power cut loses what came since. A record that was
 not written whole is cut off, or passed over when it is read; those around it are not harmed.
+
+After a sync that failed, a second one of the same file may succeed although nothing was written: the kernel drops
+what it could not write, and forgets that it did. So `mend` reads back what the sync was to cover, while memory still
+has it, and writes it to another file.
 """
 
+import logging
 import os
 import struct
 import threading
@@ -26,6 +31,8 @@ SEGMENT_BYTES = 1 << 20
 MAX_RECORD_BYTES = 4096
 PROBE_BYTES = 64 << 10
 _ENDING = ".seg"
+_ANEW = "anew"
+log = logging.getLogger("broker.sdk")
 
 
 @dataclass(slots=True)
@@ -57,7 +64,12 @@ class Journal:
         self._begun = 0
         self._good = 0
         self._is_dirty = False
-        self._to_sync: list[int] = []
+        # First number to a handle of a segment that nothing is written to any more.
+        self._to_sync: dict[int, int] = {}
+        # Whether the folder has a name that was not synced.
+        self._is_named = False
+        # Segments whose sync failed.
+        self._doubtful: set[int] = set()
         self._cursor: _Cursor | None = None
         # First number to bytes, in their order.
         self._segments = {
@@ -78,7 +90,7 @@ class Journal:
 
     def append(self, record: bytes) -> int:
         """Hand `record` to the kernel and return its number. Raises ReceiptsUnkept; then nothing was kept."""
-        frame = _FRAME.pack(len(record), zlib.crc32(record)) + record
+        frame = _framed(record)
         if self.problem:
             raise ReceiptsUnkept(self.problem)
         if len(record) > MAX_RECORD_BYTES:
@@ -92,16 +104,14 @@ class Journal:
             try:
                 if self._fd < 0 or self._good + len(frame) > self._segment_bytes:
                     self._roll()
-                written = os.write(self._fd, frame)
-                if written != len(frame):
-                    raise OSError(None, "no space left for receipts")
+                _write(self._fd, frame)
             except OSError as bad:
                 self._fail(bad)
                 raise ReceiptsUnkept(self.problem) from bad
             number = self.next
             self.next = number + 1
-            self._good += written
-            self._bytes += written
+            self._good += len(frame)
+            self._bytes += len(frame)
             self._segments[self._begun] = self._good
             self._is_dirty = True
             return number
@@ -142,45 +152,46 @@ class Journal:
                 with suppress(FileNotFoundError):
                     self._path(first).unlink()
                 self._bytes -= self._segments.pop(first)
+            self._doubtful.difference_update(gone)
 
     def sync(self) -> None:
-        """Make what was appended survive a power cut. After a failure nothing more goes to the same file."""
+        """Make what was appended survive a power cut. After a failure nothing more goes to the same files."""
         with self._lock:
-            done, self._to_sync = self._to_sync, []
-            fd = self._fd if self._is_dirty else -1
-            self._is_dirty = False
-            if fd >= 0:
+            done, self._to_sync = self._to_sync, {}
+            if self._fd >= 0 and self._is_dirty:
                 # A copy: the segment may be closed meanwhile.
-                done.append(os.dup(fd))
+                done[self._begun] = os.dup(self._fd)
+            is_named, self._is_named, self._is_dirty = self._is_named, False, False
         try:
-            for one in done:
-                os.fdatasync(one)
+            for fd in done.values():
+                os.fdatasync(fd)
+            if is_named:
+                sync_folder(self._folder)
         except OSError as bad:
             with self._lock:
-                self._fail(bad)
-                self._abandon()
+                self.problem = _told(bad)
+                # Also those that were not tried; and a name without records yet, which comes again.
+                self._doubtful.update(done, (self._begun,) if is_named and self._fd >= 0 else ())
+                self._set_aside()
         finally:
-            for one in done:
-                os.close(one)
+            for fd in done.values():
+                os.close(fd)
 
     def mend(self) -> None:
         """Try whether the disk takes something again, after a problem."""
         if not self.problem:
             return
-        probe = self._folder / "probe"
         try:
-            fd = os.open(probe, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            try:
-                written = os.write(fd, bytes(PROBE_BYTES))
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-                probe.unlink()
+            self._probe()
             with self._lock:
                 if self._fd >= 0:
                     os.ftruncate(self._fd, self._good)
-            if written == PROBE_BYTES:
-                self.problem = ""
+            for first in sorted(self._doubtful):
+                self._write_anew(first)
+            if self._doubtful:
+                sync_folder(self._folder)
+                self._doubtful.clear()
+            self.problem = ""
         except OSError as bad:
             self.problem = _told(bad)
 
@@ -189,17 +200,21 @@ class Journal:
         self.sync()
         with self._lock:
             self.problem = self.problem or "the verifier is closed"
-            self._abandon()
+            self._set_aside()
+            for fd in self._to_sync.values():
+                with suppress(OSError):
+                    os.close(fd)
+            self._to_sync = {}
 
     def forget_after_fork(self) -> None:
         """In a child: let go of the parent's files without touching them."""
         self._lock = threading.Lock()
         self.problem = "the process was forked"
-        for fd in (self._fd, *self._to_sync):
+        for fd in (self._fd, *self._to_sync.values()):
             if fd >= 0:
                 with suppress(OSError):
                     os.close(fd)
-        self._fd, self._to_sync = -1, []
+        self._fd, self._to_sync = -1, {}
 
     def _path(self, first: int) -> Path:
         return self._folder / f"{first:020d}{_ENDING}"
@@ -212,13 +227,12 @@ class Journal:
         fd = os.open(self._path(first), os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
         header = _HEADER.pack(MAGIC, first)
         try:
-            if os.write(fd, header) != len(header):
-                raise OSError(None, "no space left for receipts")
+            _write(fd, header)
         except OSError:
             os.close(fd)
             raise
-        if self._fd >= 0:
-            self._to_sync.append(self._fd)
+        self._set_aside()
+        self._is_named = True
         self._bytes += len(header) - self._segments.pop(first, 0)
         self._fd, self._begun, self._good = fd, first, len(header)
         self._segments[first] = len(header)
@@ -230,13 +244,52 @@ class Journal:
                 os.ftruncate(self._fd, self._good)
             except OSError:
                 # Half a record may stay at its end: a new segment is begun behind it.
-                self._abandon()
+                self._set_aside()
 
-    def _abandon(self) -> None:
+    def _set_aside(self) -> None:
+        """Append nothing more to the segment. What was is still to be synced."""
         if self._fd >= 0:
-            with suppress(OSError):
-                os.close(self._fd)
+            # There is one of that number already if it never got a record: it holds nothing.
+            others = self._to_sync.pop(self._begun, -1)
+            if others >= 0:
+                os.close(others)
+            self._to_sync[self._begun] = self._fd
         self._fd = -1
+
+    def _probe(self) -> None:
+        probe = self._folder / "probe"
+        fd = os.open(probe, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            _write(fd, bytes(PROBE_BYTES))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+            probe.unlink()
+
+    def _write_anew(self, first: int) -> None:
+        """Put a segment's records, as they can be read, into a file that takes its place."""
+        size = self._segments[first]
+        cursor = _Cursor(first, _HEADER.size, first - 1)
+        records = [record for _, record in self._scan(cursor, limit=size)]
+        if cursor.offset != size:
+            log.error("the disk lost receipts: %s can be read up to number %d only", self._path(first), cursor.number)
+        data = b"".join((_HEADER.pack(MAGIC, first), *map(_framed, records)))
+        draft = self._folder / _ANEW
+        # Over what an attempt that failed has left.
+        fd = os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            _write(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        draft.replace(self._path(first))
+        with self._lock:
+            self._segments[first] = len(data)
+            self._bytes += len(data) - size
+            # Of what has no name any more, nothing is to be synced.
+            old = self._to_sync.pop(first, -1)
+        if old >= 0:
+            os.close(old)
 
     def _scan(self, cursor: _Cursor, limit: int | None = None) -> Iterator[tuple[int, bytes]]:
         """Walk a segment from the cursor, which moves along; stop at what is not whole."""
@@ -258,6 +311,24 @@ class Journal:
             cursor.offset += _FRAME.size + length
             cursor.number += 1
             yield cursor.number, record
+
+
+def _framed(record: bytes) -> bytes:
+    return _FRAME.pack(len(record), zlib.crc32(record)) + record
+
+
+def _write(fd: int, data: bytes) -> None:
+    if os.write(fd, data) != len(data):
+        raise OSError(None, "no space left for receipts")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut. Raises OSError."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _told(bad: OSError) -> str:

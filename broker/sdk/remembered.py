@@ -9,12 +9,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from broker.errors import ConfigInvalid, FrameForked, StoreCorrupt
+from broker.errors import ConfigInvalid, FrameForked, StoreCorrupt, StoreUnavailable
 from broker.sdk.following import Mark
 from broker.token.identifiers import identifier
 
 MAX_FILE_BYTES = 4096
 _RESTORE = "restore the file, or remove it if this verifier may start afresh"
+_MEND = "free space there, or mend it; it goes on by itself"
 
 
 class Remembered:
@@ -23,6 +24,10 @@ class Remembered:
     Raises:
         ConfigInvalid: The folder cannot be written to.
     """
+
+    # What this process itself saw to the disk. A file that can be read need not outlive a power cut: its name, or
+    # another process's, may be one whose sync failed.
+    _durable: Mark | None = None
 
     def __init__(self, folder: str | Path, realm: str) -> None:
         self._folder = Path(folder)
@@ -59,22 +64,29 @@ class Remembered:
         Raises:
             FrameForked: Another process keeps another incarnation here.
             StoreCorrupt: The file is damaged.
-            OSError: It could not be written; the one before is still there.
+            StoreUnavailable: It may not be kept. The one before or this one is there, whole; the next time it is
+                written anew.
         """
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._alone():
-            kept = self.load()
-            if kept is not None:
-                is_left = kept.incarnation in mark.left
-                if kept.incarnation != mark.incarnation and not is_left:
-                    raise FrameForked("another process of this folder follows another incarnation of the ledger")
-                mark = Mark(
-                    mark.incarnation,
-                    mark.head if is_left else max(mark.head, kept.head),
-                    max(mark.highest_wall_ms, kept.highest_wall_ms),
-                )
-            if mark != kept:
-                self._write(self._spelled(mark))
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with self._alone():
+                self._keep(mark)
+        except OSError as bad:
+            raise StoreUnavailable(f"{self._folder} cannot be written: {bad.strerror or bad}", hint=_MEND) from bad
+
+    def _keep(self, mark: Mark) -> None:
+        kept = self.load()
+        head, wall_ms = mark.head, mark.highest_wall_ms
+        if kept is not None:
+            is_left = kept.incarnation in mark.left
+            if kept.incarnation != mark.incarnation and not is_left:
+                raise FrameForked("another process of this folder follows another incarnation of the ledger")
+            head = head if is_left else max(head, kept.head)
+            wall_ms = max(wall_ms, kept.highest_wall_ms)
+        mark = Mark(mark.incarnation, head, wall_ms)
+        if mark != kept or mark != self._durable:
+            self._write(self._spelled(mark))
+            self._durable = mark
 
     def _write(self, data: bytes) -> None:
         with tempfile.NamedTemporaryFile(dir=self._folder, prefix=f"{self._realm}.", delete=False) as file:

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from broker.sdk.journal import Journal
+from broker.sdk.journal import Journal, sync_folder
 from broker.token.keys import public_jwk, raw_signature, thumbprint
 from broker.token.receipts import enrolment
 from broker.v1 import feed_pb2
@@ -102,11 +102,13 @@ def new_spool(state_dir: Path, realm: str, incarnation: str, *, max_bytes: int) 
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode("ascii")
         data = json.dumps({"format": 1, "realm": realm, "incarnation": incarnation, "key": pem}).encode("ascii")
         _write(folder / _KEY, data)
-        _sync_folder(folder)
+        sync_folder(folder)
         # Under its own name only when it is whole; the lock stays on it.
-        final = folder.rename(home / thumbprint(public_jwk(key.public_key())))
-        _sync_folder(home)
-        return Spool(final, lock, realm, incarnation, key, Journal(final, max_bytes=max_bytes))
+        folder = folder.rename(home / thumbprint(public_jwk(key.public_key())))
+        # Those above it may be as new.
+        for above in (home, home.parent, state_dir):
+            sync_folder(above)
+        return Spool(folder, lock, realm, incarnation, key, Journal(folder, max_bytes=max_bytes))
     except BaseException:
         os.close(lock)
         shutil.rmtree(folder, ignore_errors=True)
@@ -178,14 +180,6 @@ def _write(path: Path, data: bytes) -> None:
     try:
         if os.write(fd, data) != len(data):
             raise OSError(None, "no space left for a receipt key")
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
         os.fsync(fd)
     finally:
         os.close(fd)

@@ -76,7 +76,7 @@ class Keeper:
         self._owes = True
 
     async def keep(self, mark: Mark) -> None:
-        """Return when `mark` may be acknowledged. Raises OSError and Failure as `Remembered.save`."""
+        """Return when `mark` may be acknowledged. Raises Failure as `Remembered.save`."""
         now_s = self._outside.monotonic_s()
         if self._remembered is None or mark == self._kept:
             return
@@ -325,7 +325,7 @@ class Stream:
         self._is_ack_due = self._is_ack_urgent = False
         try:
             await self._keeper.keep(mark)
-        except (OSError, Failure) as bad:
+        except Failure as bad:
             # Tried again with the next frame, which does not come at once.
             self._is_ack_urgent = self._is_ack_urgent or is_urgent
             self.is_unkept = True

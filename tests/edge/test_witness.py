@@ -17,6 +17,7 @@ from broker.ledger.witnessing import AddCheckpoint
 from broker.token.keys import parse_log_trust
 from broker.v1 import ledger_pb2, status_pb2
 from tests.edge.test_log import LogServed, refusal_to_start
+from tests.mounts import fill, small_disk
 from tests.served import BROKER, wait_until
 from tests.unit.service.test_checkpoints import World
 
@@ -131,6 +132,24 @@ def world_node(world, height, index):
     from broker.ledger.tiles import TileNodes
 
     return TileNodes(world.ledger.tree.tile)(height, index)
+
+
+def test_p10_a_witness_whose_disk_is_full_signs_nothing_tells_no_path_and_goes_on_with_space(world, tmp_path):
+    from tests.authority import Authority
+
+    with small_disk(tmp_path / "disk", mib=2) as disk:
+        witness = Witness(disk, Authority(tmp_path / "ca"), str(world.publish.keys().keys[0]))
+        try:
+            first = AddCheckpoint(0, (), world.publish.publish().note.encode()).to_bytes()
+            ballast = fill(disk)
+            refused = witness.post(first)
+            assert refused.status == 503
+            assert str(disk) not in refused.body.decode()
+            assert b"not signed; ask again" in refused.body
+            ballast.unlink()
+            assert witness.post(first).status == 200
+        finally:
+            witness.kill()
 
 
 def test_a_second_witness_on_the_same_folder_does_not_start(witness):

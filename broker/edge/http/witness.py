@@ -64,7 +64,8 @@ def _add(keeper: Keeper, data: bytes) -> Response:
         verdict = keeper.add(request, origin)
     except Failure as failure:
         log.warning("a checkpoint was not cosigned", extra={"fields": {"origin": origin, "detail": failure.message}})
-        return _said(503, failure.message)
+        # Which file and why is for those whose it is.
+        return _said(503, "it could not be kept, so it was not signed; ask again")
     if isinstance(verdict, NoteSignature):
         return Response(str(verdict).encode(), media_type="text/plain; charset=utf-8")
     log.warning(

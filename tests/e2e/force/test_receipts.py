@@ -11,6 +11,7 @@ from broker.token.jws import unb64url
 from broker.v1 import tokens_pb2
 from tests.e2e.force.stage import POLICY, Stage
 from tests.e2e.force.using import Using
+from tests.failing_calls import ALL, Calls, FailingCalls
 from tests.mounts import fail, failing_disk, fill, make_read_only, new_image, small_disk
 from tests.receipting import alarms_in, lines_in
 from tests.tcp_proxy import Behaviour, TcpProxy
@@ -137,6 +138,22 @@ def test_p7_a_disk_that_fails_stops_accepting_and_kills_nobody(
         if break_it is make_read_only:
             # What was accepted can be read, and is sent.
             must_be_told_once(stage, minted.id, using.accepted, unheard=1)
+
+
+@pytest.mark.parametrize(("kinds", "of"), [(Calls.SYNCS, ".seg\n"), (ALL, "/state/receipts")], ids=["sync", "any"])
+def test_p7_p11_a_call_that_fails_now_and_then_stops_accepting_until_all_of_it_is_kept_again(
+    stage: Stage, minted: Minted, tmp_path: Path, kinds: Calls, of: str
+) -> None:
+    calls, chance = FailingCalls(tmp_path), random.Random()
+    with Using(stage, minted.token, tmp_path / "state", environment=calls.environment) as using:
+        for _ in range(12):
+            using.until_accepted(50)
+            calls.fail(kinds, nth=1 if kinds is Calls.SYNCS else chance.randrange(1, 60), of=of)
+            using.until_refused("RECEIPTS_UNKEPT")
+            assert calls.has_failed
+        using.until_accepted(50)
+        assert using.is_alive
+    must_be_told_once(stage, minted.id, using.accepted, unheard=0)
 
 
 def test_p7_a_spool_at_its_limit_stops_accepting_until_the_broker_takes_some(

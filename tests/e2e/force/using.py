@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,7 +32,9 @@ class Using:
         first: int = 1,
         rest_s: float = 0.0005,
         max_spool_bytes: int = 16 << 20,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        self._environment = dict(environment or {})
         papers = stage.papers[gateway]
         self._how: dict[str, Any] = {
             "endpoint": endpoint or stage.endpoint,
@@ -62,7 +65,7 @@ class Using:
                 stderr=log,
                 text=True,
                 cwd=ROOT,
-                env={"PATH": os.environ["PATH"]},
+                env={"PATH": os.environ["PATH"]} | self._environment,
             )
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(self._how) + "\n")
