@@ -1,4 +1,4 @@
-"""Checks a log for somebody who trusts nobody: what `broker audit export`, `verify` and `tail` are given."""
+"""Checks a log for somebody who trusts nobody: what `broker audit export`, `verify`, `verify-proof` and `tail` get."""
 
 import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,14 +11,16 @@ from broker.audit.report import encode_report, open_report
 from broker.audit.rules import Rules
 from broker.audit.writing import ExportWriter
 from broker.audit.wrong import Rule, wrong
-from broker.errors import Invalid, Malformed, NotProven
+from broker.errors import Invalid, Malformed, NotProven, StoreCorrupt
 from broker.ledger.checkpoint import LogKeys, SignedCheckpoint, open_checkpoint
-from broker.ledger.entry import Entry, leaf_hash
+from broker.ledger.entry import Entry, decode_entry, leaf_hash
 from broker.ledger.merkle import HASH_BYTES, Frontier
 from broker.ledger.note import parse_vkey
+from broker.ledger.proof import check_proof, parse_proof
 from broker.token.keys import RealmTrust, parse_log_trust, parse_trust
 
 _NO_LOG = "get one that has it with: broker trust > trust.json"
+_NO_PROOF = "get one with: broker audit prove INDEX --export FILE"
 _PAGE = 1000
 _FETCHED = 256
 
@@ -147,6 +149,54 @@ def check_report(document: bytes, note: bytes, trust: str) -> Mapping[str, Any]:
 def check_report_of(report: Mapping[str, Any], note: str, trust: str) -> Mapping[str, Any]:
     """Check a report, whatever its layout was, as `check_report` does."""
     return check_report(encode_report(report), note.encode(), trust)
+
+
+def verify_proof(document: bytes, trust: str, witnesses: int | None, entry: bytes | None = None) -> Mapping[str, Any]:
+    """Check a proof file (c2sp.org/tlog-proof) of an entry, which it holds unless it is given; return what it proves.
+
+    Raises:
+        Invalid, Malformed: As `verify`.
+        NotProven: The log does not vouch for just this entry by this file, and why.
+    """
+    log = log_keys(trust, witnesses)
+    try:
+        proof = parse_proof(document)
+    except NotProven as bad:
+        raise wrong("proof", Rule.FORM, bad.message, hint=_NO_PROOF) from bad
+    data = proof.extra if entry is None else entry
+    if data is None:
+        raise wrong("proof", Rule.FORM, "holds no entry", hint="give the entry's exact bytes with --entry")
+    if proof.extra not in (None, data):
+        raise wrong("proof", Rule.FORM, "holds another entry than the one that was given")
+    try:
+        signed = open_checkpoint(proof.checkpoint, log)
+    except NotProven as bad:
+        raise wrong("checkpoint", Rule.SIGNATURE, bad.message) from bad
+    where = f"entry {proof.index}"
+    try:
+        check_proof(proof, data, log)
+    except NotProven as bad:
+        raise wrong(where, Rule.TREE, bad.message) from bad
+    try:
+        said = decode_entry(data)
+    except StoreCorrupt as bad:
+        raise wrong(where, Rule.FORM, bad.message) from bad
+    if said.index != proof.index:
+        raise wrong(where, Rule.FORM, f"says that it is entry {said.index}")
+    return {
+        "good": True,
+        "index": proof.index,
+        "size": signed.checkpoint.size,
+        "origin": signed.checkpoint.origin,
+        "root": signed.checkpoint.root.hex(),
+        "kind": said.kind.value,
+        "at": said.at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "by": said.by,
+        "body": dict(said.body),
+        "entry": data,
+        "witnesses": list(dict.fromkeys(key.name for key in signed.cosigners)),
+        "witnesses_wanted": log.quorum,
+    }
 
 
 def log_keys(trust: str, witnesses: int | None) -> LogKeys:

@@ -1,11 +1,12 @@
 """A real broker's log, for a stranger: exported, verified without a broker, and nothing in it can be changed."""
 
+import base64
 import hashlib
 import json
 import random
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from broker.audit.wrong import Rule
 from broker.errors import NotProven
 from broker.ledger.checkpoint import LogKeys
 from broker.ledger.entry import Kind, decode_entry, leaf_hash
-from broker.ledger.merkle import Frontier
+from broker.ledger.merkle import Frontier, prove_inclusion
 from broker.ledger.note import KeyKind
+from broker.ledger.proof import TlogProof, parse_proof
 from broker.sdk import Client, ReceiptPace
+from broker.stranger import verify_proof
 from broker.token.claims import TOKEN_TYP
 from broker.token.jws import signing_input
 from broker.token.keys import parse_trust
@@ -625,6 +628,103 @@ def test_an_export_is_written_once_and_a_broker_that_is_away_leaves_nothing(told
     )  # fmt: skip
     assert away.returncode == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def proof(told: Told) -> Path:
+    """The proof of a token that was minted, in a file."""
+    file = told.folder / "minted.tlog-proof"
+    bundle = next((told.exported / "tile" / "entries").rglob("000.p/*")).read_bytes()
+    index = next(decode_entry(one).index for one in _entries(bundle) if decode_entry(one).kind is Kind.TOKEN_MINTED)
+    done = told.run("prove", str(index), "--export", str(file))
+    assert done.returncode == 0, done.stderr
+    return file
+
+
+def _verify_proof(told: Told, file: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    """Verify with nothing but the trust file: there is no broker that it knows of."""
+    return subprocess.run(
+        [BROKER, "audit", "verify-proof", str(file), "--trust", str(told.trust), *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"HOME": str(told.folder), "XDG_CONFIG_HOME": str(told.folder)},
+    )
+
+
+def test_p10_a_proof_file_is_verified_with_a_trust_file_and_nothing_else(told: Told, proof: Path) -> None:
+    done = _verify_proof(told, proof, "-o", "json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    entry = base64.b64decode(result["entry"])
+    assert result["good"] is True
+    assert (result["kind"], result["body"]["claims"]["partner"]) == ("token-minted", "acme")
+    assert decode_entry(entry).index == result["index"] < result["size"]
+    shown = _verify_proof(told, proof)
+    assert shown.stdout.lstrip().startswith(f"good       entry {result['index']} is in the log")
+    assert "token-minted" in shown.stdout
+
+
+def test_p10_a_proof_of_another_entry_log_or_form_is_refused_by_name_and_rule(
+    told: Told, log: Log, proof: Path, tmp_path: Path
+) -> None:
+    data, trust = proof.read_bytes(), told.trust.read_text()
+    good = parse_proof(data)
+    assert good.extra is not None
+
+    def check(one: TlogProof | bytes, entry: bytes | None = None, trust: str = trust) -> tuple[str, str]:
+        document = one if isinstance(one, bytes) else one.to_bytes()
+        return refused(lambda: verify_proof(document, trust, None, entry))
+
+    where, at = f"entry {good.index}", good.index
+    assert check(replace(good, index=at + 1)) == (f"entry {at + 1}", Rule.TREE)
+    assert check(replace(good, extra=log.entries[at + 1])) == (where, Rule.TREE)
+    assert check(replace(good, path=good.path[:-1])) == (where, Rule.TREE)
+    assert check(replace(good, checkpoint=log.signer.checkpoint(log.entries))) == ("checkpoint", Rule.SIGNATURE)
+    assert check(replace(good, extra=None)) == ("proof", Rule.FORM)
+    assert check(good, entry=log.entries[at + 1]) == ("proof", Rule.FORM)
+    assert check(replace(good, extra=None), entry=log.entries[at + 1]) == (where, Rule.TREE)
+    assert check(b"no proof") == ("proof", Rule.FORM)
+    # A log that says of one of its entries that it is another, and one that is no log of ours.
+    keys = {"origin": log.signer.vkey.name, "keys": [str(log.signer.vkey)], "witnesses": []}
+    insider = json.dumps({**json.loads(trust), "log": keys})
+    for entry, told_as in ((log.entries[1], "says that it is entry 1"), (b"anything", "cannot be read")):
+        mad = _proof_of_the_first([entry, *log.entries[1:]], log)
+        assert check(mad, trust=insider) == ("entry 0", Rule.FORM)
+        with pytest.raises(NotProven, match=told_as):
+            verify_proof(mad.to_bytes(), insider, None)
+
+    # At the command line: the file, what is wrong, what to do.
+    bare, entry_file = tmp_path / "bare.tlog-proof", tmp_path / "entry"
+    bare.write_bytes(replace(good, extra=None).to_bytes())
+    entry_file.write_bytes(good.extra)
+    done = _verify_proof(told, bare)
+    assert done.returncode == 1
+    assert "holds no entry (rule form); give the entry's exact bytes with --entry" in done.stderr
+    assert _verify_proof(told, bare, "--entry", str(entry_file)).returncode == 0
+    assert _verify_proof(told, proof, "--witnesses", "1").returncode == 2
+    assert "broker audit prove INDEX" in _verify_proof(told, entry_file).stderr
+
+
+def _proof_of_the_first(entries: list[bytes], log: Log) -> TlogProof:
+    """What an insider could give of such a log."""
+    tree = {(0, index): leaf_hash(one) for index, one in enumerate(entries)}
+    Frontier().extended(map(leaf_hash, entries), lambda height, index, found: tree.update({(height, index): found}))
+    path = prove_inclusion(0, len(entries), lambda height, index: tree[height, index])
+    return TlogProof(0, path, log.signer.checkpoint(entries), entries[0])
+
+
+def test_p10_no_byte_of_a_proof_file_can_be_changed(told: Told, proof: Path) -> None:
+    data, trust = proof.read_bytes(), told.trust.read_text()
+    verify_proof(data, trust, None)
+    for at in range(len(data)):
+        changed_one = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+        with pytest.raises(NotProven):
+            verify_proof(changed_one, trust, None)
+    for cut in range(0, len(data), 97):
+        with pytest.raises(NotProven):
+            verify_proof(data[:cut], trust, None)
 
 
 def test_tail_checks_the_whole_log_and_goes_on_with_what_comes(told: Told) -> None:

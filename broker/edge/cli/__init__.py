@@ -20,6 +20,7 @@ from broker.edge.cli.listening import verifiers
 from broker.edge.cli.logging_in import login, logout
 from broker.edge.cli.policies import Validate, policy_group
 from broker.edge.cli.program import NAME, Program
+from broker.edge.cli.proof_checking import verify_proof_command
 from broker.edge.cli.proving import checkpoint, prove
 from broker.edge.cli.reporting import report, report_verify_command
 from broker.edge.cli.revoking import revoke
@@ -59,7 +60,7 @@ def cli_with(
     program.add_command(backup_command(backup))
     program.add_command(restore_command(restore))
     program.add_command(archive_command(archive))
-    for command in checking_commands(strangers):
+    for command in (*checking_commands(strangers), verify_proof_command(strangers)):
         audit.add_command(command)
     report.add_command(report_verify_command(strangers))
     return program

@@ -48,6 +48,11 @@ class Stranger(Protocol):
     def follower(self, trust: str, witnesses: int | None, source: "LogSource") -> Follower:
         """Return what checks a log from its first entry on."""
 
+    def verify_proof(
+        self, document: bytes, trust: str, witnesses: int | None, entry: bytes | None
+    ) -> Mapping[str, Any]:
+        """Check a proof file; return what it proves."""
+
     def check_report_of(self, report: Mapping[str, Any], note: str, trust: str) -> Mapping[str, Any]:
         """Return what an access report says. Raises NotProven."""
 
@@ -179,9 +184,9 @@ def checking_commands(strangers: Strangers) -> Sequence[click.Command]:
         no use that a verifier accepted after it had applied the revocation.
         """
         pinned = trust_file or read_context(context_file or context_path(os.environ)).trust
-        kept = [_read(path) for path in older]
-        with _trusting(pinned):
-            result = strangers().verify(folder, _read(pinned).decode("utf-8", "replace"), witnesses, kept)
+        kept = [read_file(path) for path in older]
+        with trusting(pinned):
+            result = strangers().verify(folder, read_file(pinned).decode("utf-8", "replace"), witnesses, kept)
         output.show(result, table(["", ""], _rows(result)))
 
     @click.command(
@@ -203,9 +208,9 @@ def checking_commands(strangers: Strangers) -> Sequence[click.Command]:
         `broker audit verify`.
         """
         pinned = session.settings.trust_file()
-        with session.settings.connect(Context.for_admin) as broker, _trusting(pinned):
+        with session.settings.connect(Context.for_admin) as broker, trusting(pinned):
             source = LogSource(broker)
-            follower = strangers().follower(_read(pinned).decode("utf-8", "replace"), witnesses, source)
+            follower = strangers().follower(read_file(pinned).decode("utf-8", "replace"), witnesses, source)
             note, size, _ = source.settled_checkpoint()
             for entry, data in follower.follow(note):
                 if entry.index >= size - lines:
@@ -219,7 +224,8 @@ def checking_commands(strangers: Strangers) -> Sequence[click.Command]:
 
 
 @contextmanager
-def _trusting(pinned: Path) -> Iterator[None]:
+def trusting(pinned: Path) -> Iterator[None]:
+    """Tell of a file that is no trust file by its name. Raises Unusable."""
     try:
         yield
     except Malformed as bad:
@@ -228,14 +234,15 @@ def _trusting(pinned: Path) -> Iterator[None]:
         ) from bad
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """Return what is in a small file. Raises Unusable, Misused."""
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_FILE_BYTES + 1)
     except OSError as bad:
         raise Unusable(f"{path}: {bad.strerror or bad}", reason="FILE", hint="name a file that can be read") from bad
     if len(data) > _MAX_FILE_BYTES:
-        raise Misused(f"{path} is too long", hint="name a trust file or a checkpoint")
+        raise Misused(f"{path} is too long", hint="name a trust file, a checkpoint or a proof")
     return data
 
 
@@ -245,10 +252,10 @@ def _show(output: Output, entry: Any, data: bytes) -> None:
         click.echo(data.decode("ascii"))
         return
     at = entry.at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    click.echo(plain(f"{entry.index:>7}  {at}  {entry.kind.value:<21}  {entry.by}  {_summary(entry.body)}".rstrip()))
+    click.echo(plain(f"{entry.index:>7}  {at}  {entry.kind.value:<21}  {entry.by}  {summary(entry.body)}".rstrip()))
 
 
-def _summary(body: Mapping[str, Any]) -> str:
+def summary(body: Mapping[str, Any]) -> str:
     """Return what an entry is about, in a few words."""
     said = {**body, **body.get("claims", {}), **body.get("selector", {})}
     names = ("realm", "partner", "user", "workload", "run", "test", "models", "jti", "token", "revocation", "reason")
@@ -263,10 +270,15 @@ def _short(value: object) -> str:
 def _rows(result: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     yield "good", f"{result['size']} entries of {result['origin']}"
     yield "root", result["root"]
-    signed = ", ".join(result["witnesses"]) or "none"
-    yield "witnesses", f"{signed} ({result['witnesses_wanted']} wanted)"
+    yield "witnesses", witnesses_of(result)
     yield "certificates", f"{result['certificates']}, each by a root of the trust file"
     yield "completions", f"{result['completions']}, each signed for its revocation"
     for size in result["goes_on_from"]:
         yield "goes on from", f"the {size} entries that you knew"
     yield "entries", ", ".join(f"{count} {kind}" for kind, count in result["kinds"].items())
+
+
+def witnesses_of(result: Mapping[str, Any]) -> str:
+    """Return who signed a checkpoint, for people."""
+    signed = ", ".join(result["witnesses"]) or "none"
+    return f"{signed} ({result['witnesses_wanted']} wanted)"

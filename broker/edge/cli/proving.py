@@ -56,8 +56,8 @@ def checkpoint(session: Session, *, fresh: bool, export: Path | None, force: boo
 def prove(session: Session, *, index: int, export: Path | None, force: bool) -> None:
     """Prove that the ledger's entry at INDEX is in the log.
 
-    The proof (c2sp.org/tlog-proof) is checked without a broker, with the log's key from the trust file. It holds the
-    entry as its extra data.
+    The proof (c2sp.org/tlog-proof) is checked without a broker, with the log's key from the trust file, by
+    `broker audit verify-proof` or whatever knows the form. It holds the entry as its extra data.
     """
     if export is not None:
         must_be_free(export, force=force)
