@@ -59,8 +59,7 @@ class SqliteEventIndex:
 
     def __init__(self, path: Path | None, head: Head) -> None:
         """Keep it at `path`, or where it goes away with this process, for the ledger with this head."""
-        self._temporary = TemporaryDirectory(prefix="broker-events-") if path is None else None
-        self._path = path if self._temporary is None or path is not None else Path(self._temporary.name) / "events.db"
+        self._place = path
         self._head = head
         # One of them is held for as long as its connection is used.
         self._write_lock, self._read_lock = threading.Lock(), threading.Lock()
@@ -71,26 +70,35 @@ class SqliteEventIndex:
     def _connections(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
         """Return the one that writes and the one that reads."""
         with self._opening:
-            if self._opened is None:
-                if not self._is_usable():
-                    self._unlink()
-                writing = self._connected()
-                writing.executescript(_SCHEMA)
-                writing.execute(
-                    "INSERT INTO about SELECT ?, ?, 0 WHERE NOT EXISTS (SELECT 1 FROM about)",
-                    (_FORM, self._head.incarnation),
-                )
-                [(latest,)] = writing.execute(
-                    "SELECT coalesce((SELECT latest_ms FROM events ORDER BY idx DESC, line DESC LIMIT 1), 0)"
-                )
-                self._latest_ms = int(latest)
-                self._opened = writing, self._connected()
+            if self._opened is None and self._place is not None:
+                self._opened = self._open(self._place)
+            elif self._opened is None:
+                # What is open needs no name, and a process that is killed leaves nothing.
+                with TemporaryDirectory(prefix="broker-events-") as folder:
+                    self._opened = self._open(Path(folder) / "events.db")
             return self._opened
 
-    def _is_usable(self) -> bool:
+    def _open(self, path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        if not self._is_usable(path):
+            _unlink(path)
+        writing = _connected(path)
+        writing.executescript(_SCHEMA)
+        writing.execute(
+            "INSERT INTO about SELECT ?, ?, 0 WHERE NOT EXISTS (SELECT 1 FROM about)", (_FORM, self._head.incarnation)
+        )
+        [(latest,)] = writing.execute(
+            "SELECT coalesce((SELECT latest_ms FROM events ORDER BY idx DESC, line DESC LIMIT 1), 0)"
+        )
+        self._latest_ms = int(latest)
+        reading = _connected(path)
+        # All its files are open from here on.
+        reading.execute("SELECT size FROM about").fetchone()
+        return writing, reading
+
+    def _is_usable(self, path: Path) -> bool:
         """Tell whether there is nothing yet, or the index of this ledger in this form."""
         try:
-            connection = self._connected()
+            connection = _connected(path)
             try:
                 connection.executescript(_SCHEMA)
                 row = connection.execute("SELECT form, incarnation, size FROM about").fetchone()
@@ -100,22 +108,12 @@ class SqliteEventIndex:
             return False
         return row is None or (row[:2] == (_FORM, self._head.incarnation) and row[2] <= self._head.size)
 
-    def _connected(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(str(self._path), check_same_thread=False, isolation_level=None)
-        connection.execute("PRAGMA journal_mode = WAL")
-        # What a power cut takes from it is indexed again.
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA cache_size = -65536")
-        return connection
-
     def close(self) -> None:
         """Close the file."""
         with self._write_lock, self._read_lock, self._opening:
             for connection in self._opened or ():
                 connection.close()
             self._opened = None
-        if self._temporary is not None:
-            self._temporary.cleanup()
 
     def size(self) -> int:
         """As the port says."""
@@ -226,13 +224,23 @@ class SqliteEventIndex:
         """Leave the damaged file to whoever reads it still, and begin another at the next question."""
         with self._opening:
             self._opened, self._latest_ms = None, 0
-            self._unlink()
+            if self._place is not None:
+                _unlink(self._place)
 
-    def _unlink(self) -> None:
-        assert self._path is not None  # noqa: S101 - see the constructor
-        for suffix in ("", "-wal", "-shm"):
-            with suppress(OSError):
-                self._path.with_name(self._path.name + suffix).unlink()
+
+def _connected(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(str(path), check_same_thread=False, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    # What a power cut takes from it is indexed again.
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA cache_size = -65536")
+    return connection
+
+
+def _unlink(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(OSError):
+            path.with_name(path.name + suffix).unlink()
 
 
 def _reached(events: Iterable[Event]) -> Iterator[tuple[object, ...]]:

@@ -2,6 +2,7 @@
 
 import random
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -162,11 +163,21 @@ def test_a_disk_that_does_not_let_it_be_made_fails_a_question_and_not_the_start(
     index.close()
 
 
-def test_without_a_place_it_goes_away_with_the_process() -> None:
+def test_without_a_place_it_goes_away_with_the_process_however_that_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     index = SqliteEventIndex(None, HEAD)
-    index.add(events(10), 10)
-    assert index.size() == 10
+    made = events(2_000)
+    for start in range(0, 2_000, 100):
+        index.add([one for one in made if start <= one.index < start + 100], start + 100)
+        # Killed now, it would leave nothing.
+        assert not list(tmp_path.iterdir())
+        assert index.size() == start + 100
+    wanted = [(one.index, one.line) for one in made if facet("realm", 0) in one.facets]
+    assert walked(index, Wanted(frozenset({facet("realm", 0)})), 1_000) == wanted
     index.close()
+    assert index.size() == 0
 
 
 PATHS = [
