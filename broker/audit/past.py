@@ -28,7 +28,7 @@ class Revocations:
         self._shapes.setdefault(selector.dimensions, {}).setdefault(values, []).append(index)
 
     def between(self, facts: Facts, idx: int, head: int) -> tuple[int, Selector] | None:
-        """Return one that kills the token with these facts and index, for whoever has applied all up to `head`."""
+        """Return one that kills the token with these facts and index, for whoever has applied all below `head`."""
         for shape, entries in self._shapes.items():
             for values in product(*(facts[dimension] for dimension in shape)):
                 indices = entries.get(values)
@@ -36,7 +36,7 @@ class Revocations:
                     continue
                 # What a stolen key signs can claim any index.
                 at = 0 if shape == (Dimension.KEY,) else bisect_right(indices, idx)
-                if at < bisect_left(indices, head + 1):
+                if at < bisect_left(indices, head):
                     return indices[at], Selector(tuple(zip(shape, values, strict=True)))
         return None
 

@@ -92,7 +92,7 @@ class ReceiptRules:
             return
         if line.what not in (What.ACCEPTED, What.SUMMED) or batch.incarnation != self._past.incarnation:
             return
-        must(line.head < entry.index, entry, Rule.RECEIPT, "a verifier says that it applied what came only later")
+        must(line.head <= entry.index, entry, Rule.RECEIPT, "a verifier says that it applied what came only later")
         self._must_not_be_dead(entry, line, minted)
 
     def _must_not_be_dead(self, entry: Entry, line: Line, minted: Minted) -> None:

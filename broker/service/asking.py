@@ -144,7 +144,8 @@ class Questions:
             for told, line in self._lines(refs):
                 if not (revoked.selector.is_absolute or line.index < index):
                     continue
-                if line.head >= index or (in_force_at is not None and told.at > in_force_at):
+                # A head is how many entries were applied: the revocation only by one above its index.
+                if line.head > index or (in_force_at is not None and told.at > in_force_at):
                     late.append(told)
                 else:
                     in_time += line.count

@@ -1,7 +1,9 @@
 """AuditService: what happened, the story of a token or a run, and what was accepted after a revocation."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -9,10 +11,12 @@ import pytest
 
 from broker.sdk import Client, ReceiptPace, Verifier
 from broker.sdk.failures import failure_of
-from broker.v1 import audit_pb2, feed_pb2, runs_pb2
+from broker.stranger import follower
+from broker.v1 import audit_pb2, feed_pb2, ledger_pb2, runs_pb2, status_pb2
+from tests.completing import ask, document
 from tests.receipting import ReceiptKey, accepted
 from tests.scripted_verifier import ScriptedVerifier
-from tests.served import POLICY, Served, request_id, wait_until
+from tests.served import POLICY, Served, request_id, settled_head, wait_until
 
 EACH = POLICY.replace("heartbeat: 1s}", "heartbeat: 1s, receipts: each}", 1).replace(
     "ttl: {default: 10m, max: 1h}}", "ttl: {default: 10m, max: 1h}, delegation: 2}", 1
@@ -64,6 +68,25 @@ def used(broker: Served, verifier: Verifier, model: str = "mythos", **changes: A
     broker.until_accepted(verifier, minted.token, model)
     wait_until(lambda: not verifier.state().receipts_waiting)
     return minted
+
+
+class LogOf:
+    """What a stranger is given of a broker's log."""
+
+    def __init__(self, broker: Served) -> None:
+        self._broker = broker
+
+    def entries(self, start: int, limit: int) -> Sequence[bytes]:
+        request = ledger_pb2.GetEntriesRequest(start=start, limit=limit)
+        return list(self._broker.ledger().GetEntries(request, timeout=10).entries)
+
+    def completion(self, index: int) -> bytes:
+        [*_, last] = ask(self._broker, index)
+        return document(last.complete).encode()
+
+    def checkpoint(self) -> tuple[bytes, int]:
+        answer = self._broker.ledger().GetCheckpoint(ledger_pb2.GetCheckpointRequest(fresh=True), timeout=10)
+        return answer.checkpoint, answer.size
 
 
 def test_which_identity_touched_which_model_is_found_by_each_filter(broker: Served, verifier: Verifier) -> None:
@@ -192,8 +215,35 @@ def test_p4_after_a_revocation_nothing_was_accepted_and_the_heads_prove_it(broke
     assert told.HasField("in_force_at")
     [one] = [one for one in told.verifiers if one.verifier == "spiffe://lab.example/gateway"]
     assert (one.keeps_receipts, one.stopped) == (True, "acknowledged")
-    assert one.head >= revoked.index
+    assert one.head > revoked.index
     assert revoked.index == committed.committed.index
+
+
+def test_p4_a_use_by_the_last_head_before_the_revocation_accuses_nobody(broker: Served, tmp_path: Path) -> None:
+    """A head is how many entries were applied: of the revocation at `index`, the verifier with head `index` knew not."""
+    late = replace(QUICK, send_every_s=60.0)
+    with broker.verifier(state_dir=tmp_path / "state", receipt_pace=late) as verifier:
+
+        def revoked_at_its_head() -> int:
+            """Other entries may come between: then again, by another token."""
+            token = broker.mint()
+            broker.until_accepted(verifier, token.token)
+            settled = settled_head(broker.status())
+            wait_until(lambda: verifier.state().head == settled)
+            verifier.verify(token.token, "mythos")
+            [committed, *_] = broker.revoke(token=token.id, wait=True)
+            index = int(committed.committed.index)
+            return index if index == settled else 0
+
+        index = wait_until(revoked_at_its_head, 60)
+    told = after(broker, index)
+    assert not told.events
+    assert told.proven
+    # Nor does the stranger's check.
+    source = LogOf(broker)
+    checkpoint, size = source.checkpoint()
+    trust = broker.status().GetTrust(status_pb2.GetTrustRequest(), timeout=10).document
+    assert len(list(follower(trust, None, source).follow(checkpoint))) == size
 
 
 def test_p4_a_verifier_that_accepted_after_it_had_applied_the_revocation_convicts_itself(
@@ -209,11 +259,11 @@ def test_p4_a_verifier_that_accepted_after_it_had_applied_the_revocation_convict
     ) as broken:
         broken.say(enroll=feed_pb2.EnrollKey(public_key=key.point, signature=key.proof()))
         wait_until(lambda: broken.kept)
-        body, signature = key.batch([accepted(minted.id, minted.index, head=revoked.index)])
+        body, signature = key.batch([accepted(minted.id, minted.index, head=revoked.index + 1)])
         broken.say(receipts=feed_pb2.SignedReceipts(body=body, signature=signature))
         wait_until(lambda: len(broken.kept) > 1)
     told = after(broker, revoked.index)
-    assert [(one.token, one.head) for one in told.events] == [(minted.id, revoked.index)]
+    assert [(one.token, one.head) for one in told.events] == [(minted.id, revoked.index + 1)]
     assert not told.proven
 
 

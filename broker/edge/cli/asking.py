@@ -155,8 +155,8 @@ def trail(session: Session, *, token: str | None, named: str | None, run: str | 
 def after_revocation(session: Session, *, index: int) -> int | None:
     """List the uses that verifiers accepted after the revocation at a ledger INDEX: there should be none.
 
-    Each receipt says which head its verifier had applied. Exit code 1 if one was accepted with a head at or above
-    the revocation, or after it was in force everywhere.
+    Each receipt says which head its verifier had applied: how many entries of the ledger. Exit code 1 if one was
+    accepted with a head above the revocation's index, or after it was in force everywhere.
     """
     with session.settings.connect(Context.for_admin) as broker:
         request = pb.AfterRevocationRequest(index=index)
