@@ -11,7 +11,7 @@ from broker.errors import Malformed, Untrusted
 from broker.ledger.entry import Entry, Kind
 from broker.token.completion import Statement, check_completions
 from broker.token.keys import Purpose, RealmTrust
-from broker.token.revocation import Dimension, Selector
+from broker.token.revocation import Dimension
 
 REVOKING = frozenset({Kind.REVOKED, Kind.RUN_CLOSED, Kind.RUN_LAPSED})
 
@@ -79,15 +79,15 @@ def take_completed(
 def _must_tell_of(past: Past, entry: Entry, revocation: Entry, statement: Statement) -> None:
     """Raise unless the statement is about this revocation, in each word."""
     selector = selector_of(revocation)
-    if statement.entries > 1:
-        selector = Selector.of(realm=selector.get(Dimension.REALM))
+    # Of many single tokens, a statement names their realm alone.
+    kept = selector.conditions if statement.entries == 1 else ((Dimension.REALM, selector.get(Dimension.REALM)),)
     said = {
         "incarnation": (statement.incarnation, past.incarnation),
         "index": (statement.index, revocation.index),
         "entries": (statement.entries, number_of(entry, "entries")),
         "selector": (
             dict(statement.selector),
-            {dimension.name.lower(): value for dimension, value in selector.conditions},
+            {dimension.name.lower(): value for dimension, value in kept},
         ),
         "reason": (statement.reason, text_of(revocation, "reason")),
         "by": (statement.by, revocation.by),
