@@ -21,7 +21,7 @@ from broker.sdk import AsyncClient, Client
 from broker.token.approval import Decision
 from broker.token.keys import public_jwk, thumbprint
 from broker.v1 import approvals_pb2 as pb
-from broker.v1 import approvals_pb2_grpc, runs_pb2, status_pb2
+from broker.v1 import approvals_pb2_grpc, audit_pb2, runs_pb2, status_pb2
 from tests.asked import Person
 from tests.authority import Authority
 from tests.edge.test_callers import refusal
@@ -138,6 +138,22 @@ def test_b3_what_is_spent_is_spent_on_one_token(broker, client):
         client.mint(**RUN, lifetime_s=60, approval=asked.id)
     with pytest.raises(ApprovalOver, match="spent"):
         client.wait_approval(asked.id)
+
+
+def test_the_trail_of_what_was_approved_begins_with_who_asked_and_who_approved(broker, client):
+    asked = client.request_approval(purpose="token", **RUN, lifetime_s=60)
+    broker.vote(broker.carol(), asked.id)
+    broker.vote(broker.dana(), asked.id)
+    minted = client.mint(**RUN, lifetime_s=60, approval=asked.id)
+    story = broker.audit().Trail(audit_pb2.TrailRequest(token=minted.id), timeout=10).events
+    kinds = [one.kind for one in story]
+    wanted = ["approval-requested", "approval-given", "approval-given", "token-minted", "approval-spent"]
+    assert [kind for kind in kinds if kind in wanted] == wanted
+    assert "policy-applied" in kinds
+    assert "key-certified" in kinds
+    assert [one.by for one in story if one.kind == "approval-given"] == [CAROL, "dana"]
+    [grant] = {one.grant for one in story if one.kind == "token-minted"}
+    assert grant == "acme-evaluation"
 
 
 def test_waiting_ends_with_a_no_also_in_a_loop(broker):

@@ -1,5 +1,9 @@
 """AuditService: what happened, the story of a token or a run, and what was accepted after a revocation."""
 
+import csv
+import json
+import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,7 +20,7 @@ from broker.v1 import audit_pb2, feed_pb2, ledger_pb2, runs_pb2, status_pb2
 from tests.completing import ask, document
 from tests.receipting import ReceiptKey, accepted
 from tests.scripted_verifier import ScriptedVerifier
-from tests.served import POLICY, Served, request_id, settled_head, wait_until
+from tests.served import BROKER, POLICY, Served, request_id, settled_head, wait_until
 
 EACH = POLICY.replace("heartbeat: 1s}", "heartbeat: 1s, receipts: each}", 1).replace(
     "ttl: {default: 10m, max: 1h}}", "ttl: {default: 10m, max: 1h}, delegation: 2}", 1
@@ -265,6 +269,94 @@ def test_p4_a_verifier_that_accepted_after_it_had_applied_the_revocation_convict
     told = after(broker, revoked.index)
     assert [(one.token, one.head) for one in told.events] == [(minted.id, revoked.index + 1)]
     assert not told.proven
+
+
+def test_a_use_that_was_in_the_ledger_before_the_revocation_is_not_after_it_whatever_its_clock_said(
+    broker: Served,
+) -> None:
+    """The broker's clock was set back meanwhile: the ledger's order is what counts."""
+    minted = broker.mint()
+    key, ahead_ms = ReceiptKey(), int(time.time() * 1000) + 20_000
+    with ScriptedVerifier(
+        broker.endpoint, broker.identity("gateway"), realm="evaluation", speaks=("receipts",)
+    ) as scripted:
+        scripted.say(enroll=feed_pb2.EnrollKey(public_key=key.point, signature=key.proof()))
+        wait_until(lambda: scripted.kept)
+        line = accepted(minted.id, minted.index, head=minted.index + 1, first_at_ms=ahead_ms, last_at_ms=ahead_ms)
+        body, signature = key.batch([line])
+        scripted.say(receipts=feed_pb2.SignedReceipts(body=body, signature=signature))
+        wait_until(lambda: len(scripted.kept) > 1)
+    [committed, *_] = broker.revoke(token=minted.id, wait=True)
+    told = after(broker, committed.committed.index)
+    assert told.in_force_at.ToMilliseconds() < ahead_ms
+    assert not told.events
+    assert told.proven
+
+
+def command(broker: Served, *words: str) -> "subprocess.CompletedProcess[str]":
+    papers = broker.papers["auditor"]
+    options = ["--endpoint", broker.endpoint, "--ca", broker.authority.ca]
+    return subprocess.run(
+        [BROKER, "audit", *words, *options, "--cert", papers.certificate, "--cert-key", papers.key],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"HOME": str(broker.folder), "XDG_CONFIG_HOME": str(broker.folder)},
+    )
+
+
+def test_the_commands_answer_as_table_json_and_csv(broker: Served, verifier: Verifier) -> None:
+    minted = used(broker, verifier)
+    found = json.loads(command(broker, "query", "--token", minted.id, "-o", "json").stdout)
+    assert found["more"] is False
+    assert [one["kind"] for one in found["events"]][:1] == ["token-minted"]
+    assert {one["by"] for one in found["events"] if one["kind"] == "use"} == {"spiffe://lab.example/gateway"}
+    rows = list(csv.DictReader(command(broker, "query", "--token", minted.id, "-o", "csv").stdout.splitlines()))
+    assert [(int(row["index"]), row["kind"], row["token"]) for row in rows] == [
+        (one["index"], one["kind"], minted.id) for one in found["events"]
+    ]
+    shown = command(broker, "query", "--token", minted.id, "--decision", "accepted", "--from", "1h")
+    assert "spiffe://lab.example/gateway" in shown.stdout
+    few = command(broker, "query", "--kind", "token-minted", "--limit", "1", "-o", "json")
+    assert json.loads(few.stdout)["more"] is True
+    nobody = command(broker, "query", "--partner", "initech")
+    assert (nobody.returncode, "nothing in" in nobody.stdout) == (0, True)
+    unbounded = command(broker, "query")
+    assert unbounded.returncode == 2
+    assert "nothing says what to look for" in unbounded.stderr
+
+    story = command(broker, "trail", minted.id)
+    assert "policy" in story.stdout
+    assert [one["kind"] for one in json.loads(command(broker, "trail", minted.id, "-o", "json").stdout)["events"]][
+        -1:
+    ] == ["use"]
+    assert command(broker, "trail", "t" * 22).returncode == 1
+
+
+def test_the_command_that_asks_for_uses_after_a_revocation_ends_with_1_if_there_are_any(
+    broker: Served, verifier: Verifier
+) -> None:
+    minted = used(broker, verifier)
+    [committed, *_] = broker.revoke(token=minted.id, wait=True)
+    index = int(committed.committed.index)
+    good = command(broker, "after-revocation", str(index))
+    assert good.returncode == 0, good.stderr
+    assert "nobody accepted anything after it, and each verifier signs what it accepts" in good.stdout
+    assert json.loads(command(broker, "after-revocation", str(index), "-o", "json").stdout)["proven"] is True
+    key = ReceiptKey()
+    with ScriptedVerifier(
+        broker.endpoint, broker.identity("gateway"), realm="evaluation", speaks=("receipts",)
+    ) as broken:
+        broken.say(enroll=feed_pb2.EnrollKey(public_key=key.point, signature=key.proof()))
+        wait_until(lambda: broken.kept)
+        body, signature = key.batch([accepted(minted.id, minted.index, head=index + 1)])
+        broken.say(receipts=feed_pb2.SignedReceipts(body=body, signature=signature))
+        wait_until(lambda: len(broken.kept) > 1)
+    bad = command(broker, "after-revocation", str(index))
+    assert bad.returncode == 1
+    assert f"1 uses were accepted after revocation {index}" in bad.stdout
+    assert command(broker, "after-revocation", str(minted.index)).returncode == 1
 
 
 def test_the_index_can_be_deleted_and_is_made_again(broker: Served) -> None:
