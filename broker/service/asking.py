@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from broker.audit.events import ACCEPTED, DECISIONS, USE, batch_in, decision_of, facet
-from broker.errors import Invalid, NotFound
+from broker.errors import Invalid, NotFound, StoreCorrupt
 from broker.ledger.entry import Entry, Kind, decode_entry
 from broker.service.complete import revocation_at
 from broker.service.indexing import Indexer
@@ -14,6 +14,7 @@ from broker.service.mint import decode_claims_of
 from broker.service.ports import Ledger
 from broker.service.proof_ports import Proofs
 from broker.service.question_ports import EventIndex, Ref, Refs, Wanted
+from broker.service.revoke import Revoked
 from broker.token.completion import Statement, unverified_statements
 from broker.token.receipts import Line, What
 from broker.token.revocation import Dimension, Revocation, Selector, facts_of
@@ -137,23 +138,51 @@ class Questions:
         document = b"" if record is None or record.document is None else record.document
         statements = unverified_statements(document.decode("ascii"))
         in_force_at = max((one.in_force_at for one in statements), default=None)
-        revocation = Revocation(index, revoked.selector)
         late: list[Told] = []
-        in_time, is_truncated = 0, False
-        for refs in self._uses_of(revocation):
-            for told, line in self._lines(refs):
-                if not (revoked.selector.is_absolute or line.index < index):
-                    continue
-                # A head is how many entries were applied: the revocation only by one above its index.
-                if line.head > index or (in_force_at is not None and told.at > in_force_at):
-                    late.append(told)
-                else:
-                    in_time += line.count
-            is_truncated = is_truncated or len(late) > MAX_TOLD
-            if is_truncated:
+        in_time = 0
+        for revocation, told, line in self._killed(revoked):
+            # A head is how many entries were applied: the revocation only by one above its index.
+            if line.head > revocation.index or (in_force_at is not None and told.at > in_force_at):
+                late.append(told)
+            else:
+                in_time += line.count
+            if len(late) > MAX_TOLD:
                 break
         verifiers = self._verifiers(statements, revoked.realms or self._realms(revoked.selector))
-        return Aftermath(tuple(late[:MAX_TOLD]), is_truncated, in_time, in_force_at, verifiers, size)
+        return Aftermath(tuple(late[:MAX_TOLD]), len(late) > MAX_TOLD, in_time, in_force_at, verifiers, size)
+
+    def _killed(self, revoked: Revoked) -> Iterator[tuple[Revocation, Told, Line]]:
+        """Yield the uses, recorded since, of what was revoked, with the revocation that killed it."""
+        if revoked.entries == 1:
+            revocation = Revocation(revoked.index, revoked.selector)
+            for refs in self._found_since(revoked.index, _ways(revoked.selector)):
+                for told, line in self._lines(refs):
+                    if revocation.selector.is_absolute or line.index < revocation.index:
+                        yield revocation, told, line
+            return
+        # A child can be revoked beside its parent.
+        seen: set[Ref] = set()
+        for revocation in self._each(revoked):
+            realm, token = (revocation.selector.get(one) for one in (Dimension.REALM, Dimension.TOKEN))
+            # By the rarest word alone: to weigh it against others takes longer than to look at what it finds.
+            ways = [[facet("token", token)], [facet("parent", token)]]
+            for refs in self._found_since(revocation.index, ways):
+                new = [ref for ref in refs if ref[1] and ref not in seen]
+                seen.update(new)
+                for told, line in self._lines(new):
+                    if told.decision == ACCEPTED and told.realm == realm and line.index < revocation.index:
+                        yield revocation, told, line
+
+    def _each(self, revoked: Revoked) -> Iterator[Revocation]:
+        """Yield the revocations of many single tokens, each at its own index: together they name their realm alone."""
+        first, stop = revoked.index - revoked.entries + 1, revoked.index + 1
+        for start in range(first, stop, _ENTRIES_AT_ONCE):
+            for data in self._ledger.entries(start, min(start + _ENTRIES_AT_ONCE, stop)):
+                entry = decode_entry(data)
+                named = entry.body["selector"]
+                if not isinstance(named, dict):
+                    raise StoreCorrupt(f"entry {entry.index} is a revocation without a selector")
+                yield Revocation(entry.index, Selector.of(**named))
 
     def _covered(self) -> int:
         size = self._ledger.head().size
@@ -237,17 +266,10 @@ class Questions:
             if isinstance(selector, Mapping) and Selector.of(**selector).matches(facts):
                 yield index
 
-    def _uses_of(self, revocation: Revocation) -> Iterator[Sequence[Ref]]:
-        """Yield the accepted uses, recorded since, of tokens that a revocation may have killed."""
-        conditions = revocation.selector.conditions
-        common = [facet(_FACETS.get(one, one.name.lower()), value) for one, value in conditions]
-        ways = [[*common, facet("decision", ACCEPTED)]]
-        for dimension, value in conditions:
-            if dimension is Dimension.TOKEN:
-                # What was derived from it died, too.
-                ways.append([facet("parent", value), *(one for one in ways[0] if one != facet("token", value))])
+    def _found_since(self, index: int, ways: Sequence[Sequence[str]]) -> Iterator[Sequence[Ref]]:
+        """Yield what was recorded after the entry at an index and has all facets of one of the ways."""
         for way in ways:
-            after: Ref | None = (revocation.index, 1 << 31)
+            after: Ref | None = (index, 1 << 31)
             for _ in range(MAX_LOOKS):
                 refs = self._index.find(Wanted(frozenset(way)), after, MAX_TOLD)
                 yield refs.refs
@@ -318,7 +340,19 @@ class Questions:
         return replace(told, **{name: getattr(minted, name) for name in names}), line
 
 
+def _ways(selector: Selector) -> Sequence[Sequence[str]]:
+    """Return by which facets accepted uses are found of tokens that a revocation may have killed."""
+    common = [facet(_FACETS.get(one, one.name.lower()), value) for one, value in selector.conditions]
+    ways = [[*common, facet("decision", ACCEPTED)]]
+    for dimension, value in selector.conditions:
+        if dimension is Dimension.TOKEN:
+            # What was derived from it died, too.
+            ways.append([facet("parent", value), *(one for one in ways[0] if one != facet("token", value))])
+    return ways
+
+
 _FACETS = {Dimension.MODEL: "covers"}
+_ENTRIES_AT_ONCE = 500
 
 
 _APPROVALS = (

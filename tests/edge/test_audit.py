@@ -16,7 +16,7 @@ import pytest
 from broker.sdk import Client, ReceiptPace, Verifier
 from broker.sdk.failures import failure_of
 from broker.stranger import follower
-from broker.v1 import audit_pb2, feed_pb2, ledger_pb2, runs_pb2, status_pb2
+from broker.v1 import audit_pb2, feed_pb2, ledger_pb2, revocations_pb2, runs_pb2, status_pb2
 from tests.completing import ask, document
 from tests.receipting import ReceiptKey, accepted
 from tests.scripted_verifier import ScriptedVerifier
@@ -291,6 +291,37 @@ def test_a_use_that_was_in_the_ledger_before_the_revocation_is_not_after_it_what
     assert told.in_force_at.ToMilliseconds() < ahead_ms
     assert not told.events
     assert told.proven
+
+
+def test_p4_after_many_single_tokens_were_revoked_the_uses_of_others_are_not_told(
+    broker: Served, verifier: Verifier
+) -> None:
+    dead = [used(broker, verifier) for _ in range(3)]
+    other = used(broker, verifier)
+    request = revocations_pb2.RevokeTokensRequest(
+        request_id=request_id(), tokens=[one.id for one in dead], realm="evaluation", reason="a test", wait=True
+    )
+    [committed, *_] = [answer.event for answer in broker.revocations().RevokeTokens(request, timeout=30)]
+    index = int(committed.committed.index)
+    wait_until(lambda: verifier.state().head > index)
+    for _ in range(3):
+        verifier.verify(other.token, "mythos")
+    wait_until(lambda: not verifier.state().receipts_waiting)
+    told = after(broker, index)
+    assert not told.events
+    assert told.proven
+    # But those of each of them are.
+    key = ReceiptKey()
+    with ScriptedVerifier(
+        broker.endpoint, broker.identity("gateway"), realm="evaluation", speaks=("receipts",)
+    ) as broken:
+        broken.say(enroll=feed_pb2.EnrollKey(public_key=key.point, signature=key.proof()))
+        wait_until(lambda: broken.kept)
+        lines = [accepted(one.id, one.index, number, head=index + 1) for number, one in enumerate(dead, 1)]
+        body, signature = key.batch(lines)
+        broken.say(receipts=feed_pb2.SignedReceipts(body=body, signature=signature))
+        wait_until(lambda: len(broken.kept) > 1)
+    assert {one.token for one in after(broker, index).events} == {one.id for one in dead}
 
 
 def command(broker: Served, *words: str) -> "subprocess.CompletedProcess[str]":
