@@ -139,6 +139,8 @@ def adopted(state_dir: Path, realm: str) -> Iterator[Spool]:
         if folder.name.startswith(_NEW):
             # Its process died before there was anything in it.
             shutil.rmtree(folder, ignore_errors=True)
+        else:
+            log.warning("receipts may be left in %s, whose key or records cannot be read; it is left alone", folder)
         os.close(lock)
 
 

@@ -193,13 +193,15 @@ def test_what_cannot_be_read_at_the_end_is_kept_for_people(tmp_path, wire):
     assert list(adopted(tmp_path, "evaluation")) == []
 
 
-def test_a_folder_with_a_damaged_key_is_left_alone(tmp_path, wire):
+def test_a_folder_with_a_damaged_key_is_left_alone_and_named(tmp_path, wire, caplog):
     wire.use(5)
     wire.spool.close(remove=False)
     key = tmp_path / "receipts" / "evaluation" / wire.spool.kid / "key"
     for damaged in (b"", b"{}", b"[]", key.read_bytes()[:-40], key.read_bytes().replace(b"evaluation", b"research!!")):
         key.write_bytes(damaged)
+        caplog.clear()
         assert list(adopted(tmp_path, "evaluation")) == []
+        assert f"receipts may be left in {key.parent}" in caplog.text
     assert key.exists()
 
 
