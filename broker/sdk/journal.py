@@ -157,10 +157,9 @@ class Journal:
     def sync(self) -> None:
         """Make what was appended survive a power cut. After a failure nothing more goes to the same files."""
         with self._lock:
-            done, self._to_sync = self._to_sync, {}
-            if self._fd >= 0 and self._is_dirty:
-                # A copy: the segment may be closed meanwhile.
-                done[self._begun] = os.dup(self._fd)
+            # A copy: the segment may be closed meanwhile.
+            current = {self._begun: os.dup(self._fd)} if self._fd >= 0 and self._is_dirty else {}
+            done, self._to_sync = self._to_sync | current, {}
             is_named, self._is_named, self._is_dirty = self._is_named, False, False
         try:
             for fd in done.values():
@@ -171,7 +170,8 @@ class Journal:
             with self._lock:
                 self.problem = _told(bad)
                 # Also those that were not tried; and a name without records yet, which comes again.
-                self._doubtful.update(done, (self._begun,) if is_named and self._fd >= 0 else ())
+                tried = {*done, self._begun} if is_named and self._fd >= 0 else set(done)
+                self._doubtful |= tried & self._segments.keys()
                 self._set_aside()
         finally:
             for fd in done.values():
@@ -232,6 +232,7 @@ class Journal:
             os.close(fd)
             raise
         self._set_aside()
+        self._forget(first)
         self._is_named = True
         self._bytes += len(header) - self._segments.pop(first, 0)
         self._fd, self._begun, self._good = fd, first, len(header)
@@ -249,12 +250,15 @@ class Journal:
     def _set_aside(self) -> None:
         """Append nothing more to the segment. What was is still to be synced."""
         if self._fd >= 0:
-            # There is one of that number already if it never got a record: it holds nothing.
-            others = self._to_sync.pop(self._begun, -1)
-            if others >= 0:
-                os.close(others)
             self._to_sync[self._begun] = self._fd
         self._fd = -1
+
+    def _forget(self, first: int) -> None:
+        """Sync no more what was written anew, or never got a record and is begun again."""
+        fd = self._to_sync.pop(first, -1)
+        if fd >= 0:
+            with suppress(OSError):
+                os.close(fd)
 
     def _probe(self) -> None:
         probe = self._folder / "probe"
@@ -286,10 +290,7 @@ class Journal:
         with self._lock:
             self._segments[first] = len(data)
             self._bytes += len(data) - size
-            # Of what has no name any more, nothing is to be synced.
-            old = self._to_sync.pop(first, -1)
-        if old >= 0:
-            os.close(old)
+            self._forget(first)
 
     def _scan(self, cursor: _Cursor, limit: int | None = None) -> Iterator[tuple[int, bytes]]:
         """Walk a segment from the cursor, which moves along; stop at what is not whole."""

@@ -242,6 +242,23 @@ def test_p11_a_segment_that_was_full_before_the_sync_failed_is_written_anew_too(
     assert read_anew(state) == texts
 
 
+def test_p11_a_sync_that_fails_on_what_the_broker_has_already_is_mended_too(
+    calls: FailingCalls, files: FaultedFiles, state: Path
+) -> None:
+    texts = [f"{number:04}" + "x" * 4000 for number in range(150)]
+    for text in texts:
+        files.do("append", state, text)
+    files.do("drop", state, 100)
+    left = sorted(state.glob("*.seg"))
+    calls.fail(Calls.SYNCS, nth=1, of=".seg (deleted)\n")
+    assert files.do("sync", state)
+    assert calls.has_failed
+    assert files.do("mend", state) == ""
+    assert sorted(state.glob("*.seg")) == left
+    assert files.do("append", state, "after") == 151
+    assert Journal(state, max_bytes=0, is_writable=False).read(149, 1) == [(150, texts[-1].encode())]
+
+
 def test_p11_what_the_disk_lost_under_a_failed_sync_is_told_as_a_gap_and_all_before_it_is_kept(
     calls: FailingCalls, files: FaultedFiles, state: Path
 ) -> None:
