@@ -7,8 +7,11 @@ or `refused` and why. What an order needs is made by the first one that names it
 import asyncio
 import functools
 import json
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,19 @@ class FaultedFiles:
         self._process.stdin.write(json.dumps([what, str(of), *words]) + "\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
+
+    @contextmanager
+    def without_handles(self) -> Iterator[None]:
+        """Let it open nothing more meanwhile."""
+        pid = self._process.pid
+        taken = {int(one.name) for one in Path(f"/proc/{pid}/fd").iterdir()}
+        free = next(number for number in range(len(taken) + 1) if number not in taken)
+        _, most = before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, most))
+        try:
+            yield
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
     def kill(self) -> None:
         self._process.kill()

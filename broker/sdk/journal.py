@@ -157,8 +157,12 @@ class Journal:
     def sync(self) -> None:
         """Make what was appended survive a power cut. After a failure nothing more goes to the same files."""
         with self._lock:
-            # A copy: the segment may be closed meanwhile.
-            current = {self._begun: os.dup(self._fd)} if self._fd >= 0 and self._is_dirty else {}
+            try:
+                # A copy: the segment may be closed meanwhile.
+                current = {self._begun: os.dup(self._fd)} if self._fd >= 0 and self._is_dirty else {}
+            except OSError as bad:
+                self.problem = _told(bad)
+                return
             done, self._to_sync = self._to_sync | current, {}
             is_named, self._is_named, self._is_dirty = self._is_named, False, False
         try:

@@ -313,6 +313,20 @@ def test_p11_what_could_not_be_cut_off_stays_to_be_synced(
     assert read_anew(state) == ["one", "two"]
 
 
+def test_p7_a_process_without_file_handles_accepts_nothing_that_it_cannot_sync(
+    files: FaultedFiles, state: Path
+) -> None:
+    assert files.do("append", state, "one") == 1
+    with files.without_handles():
+        assert "Too many open files" in files.do("sync", state)
+        assert files.do("append", state, "two").startswith("refused: ")
+        assert files.do("mend", state)
+    assert files.do("mend", state) == ""
+    assert files.do("append", state, "two") == 2
+    assert files.do("sync", state) == ""
+    assert read_anew(state) == ["one", "two"]
+
+
 def test_p11_a_synced_receipt_survives_a_power_cut(files: FaultedFiles, tmp_path: Path) -> None:
     image = new_image(tmp_path / "image")
     with failing_disk(tmp_path / "disk", image) as disk:

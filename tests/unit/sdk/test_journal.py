@@ -163,6 +163,27 @@ def test_in_a_forked_child_the_journal_is_the_parents(tmp_path):
     assert everything(opened(tmp_path)) == [(1, b"one"), (2, b"three")]
 
 
+def test_p11_what_a_failed_sync_covered_is_in_another_file_with_the_same_records(tmp_path):
+    journal = opened(tmp_path, max_bytes=16_384)
+    for number in range(1, 301):
+        journal.append(record(number))
+    before = everything(journal)
+    files = {segment: segment.stat().st_ino for segment in segments(tmp_path)}
+    # As after a sync that failed; the segment that is written to is another one from then on.
+    journal.problem, journal._doubtful = "receipts cannot be kept: a test", {int(one.stem) for one in files}
+    journal._set_aside()
+    with pytest.raises(ReceiptsUnkept):
+        journal.append(b"more")
+    journal.mend()
+    assert journal.problem == ""
+    assert {segment: segment.stat().st_ino for segment in segments(tmp_path)}.keys() == files.keys()
+    assert all(segment.stat().st_ino != inode for segment, inode in files.items())
+    assert everything(opened(tmp_path, max_bytes=16_384)) == before
+    assert journal.append(b"more") == 301
+    journal.sync()
+    assert journal.size == sum(path.stat().st_size for path in segments(tmp_path))
+
+
 def test_threads_get_numbers_of_their_own(tmp_path):
     import threading
 
