@@ -20,6 +20,8 @@ FIRST_FRAME, LARGEST_FRAME = 1 << 14, (1 << 24) - 1
 # Streams of one connection: verifiers of one process share it.
 STREAMS = 32
 MAX_HEADER_BYTES = 16 << 10
+# Some ten are defined.
+MAX_SETTINGS_BYTES = 6 * 64
 # Given back in one piece, so that small messages cost no frame each.
 CREDIT_BYTES = 1 << 15
 # What is made ready for the socket at once; the rest stays where all streams share it.
@@ -37,7 +39,6 @@ class Code(IntEnum):
     STREAM_CLOSED = 0x5
     FRAME_SIZE_ERROR = 0x6
     REFUSED_STREAM = 0x7
-    CANCEL = 0x8
     COMPRESSION_ERROR = 0x9
     ENHANCE_YOUR_CALM = 0xB
 
@@ -92,8 +93,7 @@ def _string(octets: bytes) -> bytes:
 @dataclass(slots=True)
 class _Stream:
     window: int  # what we may send
-    allowance: int = FIRST_WINDOW  # what the peer may send
-    used: int = 0  # of it, not given back yet
+    used: int = 0  # of what the peer may send, not given back yet
     is_heard: bool = True  # the peer has not ended its side
     has_spoken: bool = False
     rest: list[memoryview] = field(default_factory=list)  # of a message under way
@@ -106,7 +106,6 @@ class Http2:
     """
 
     __slots__ = (
-        "_allowance",
         "_arrived",
         "_decoder",
         "_first_window",
@@ -135,7 +134,7 @@ class Http2:
         self._header_block: tuple[int, int, bytes] | None = None
         self._last = 0
         self._window, self._first_window, self._frame_size = FIRST_WINDOW, FIRST_WINDOW, FIRST_FRAME
-        self._allowance, self._used = FIRST_WINDOW, 0
+        self._used = 0
         self._wasted = 0
         self.is_answered = True
         """Whether nothing was asked by `ping` that is not answered yet."""
@@ -216,11 +215,6 @@ class Http2:
         """Return the streams with a message under way."""
         return [number for number, stream in self._streams.items() if stream.rest]
 
-    def reset(self, stream: int, code: Code) -> None:
-        """End a stream without a word of gRPC."""
-        if self._streams.pop(stream, None) is not None:
-            self._put(frame(RESET, 0, stream, code.to_bytes(4, "big")))
-
     def ping(self) -> None:
         """Ask whether the peer is there."""
         self.is_answered = False
@@ -271,29 +265,23 @@ class Http2:
 
     def _take_data(self, flags: int, number: int, payload: bytes) -> None:
         self._must_be_known(number)
+        # All is taken at once, so nobody can send more than is allowed: there is credit for two whole frames at least.
         size = len(payload)
-        self._allowance -= size
         self._used += size
-        stream = self._streams.get(number)
-        if stream is not None:
-            stream.allowance -= size
-            stream.used += size
-        if self._allowance < 0 or (stream is not None and stream.allowance < 0):
-            raise Broken(Code.FLOW_CONTROL_ERROR, "more than was allowed")
         if self._used >= CREDIT_BYTES:
             self._put(frame(WINDOW, 0, 0, self._used.to_bytes(4, "big")))
-            self._allowance += self._used
             self._used = 0
         if flags & PADDED:
             payload = _unpadded(payload)
+        stream = self._streams.get(number)
         if stream is None:
             # Sent before the peer knew that it is over.
             return
         if not stream.is_heard:
             raise Broken(Code.STREAM_CLOSED, "data after the end")
+        stream.used += size
         if stream.used >= CREDIT_BYTES:
             self._put(frame(WINDOW, 0, number, stream.used.to_bytes(4, "big")))
-            stream.allowance += stream.used
             stream.used = 0
         if payload:
             stream.has_spoken = True
@@ -360,7 +348,9 @@ class Http2:
         if stream is None:
             self._waste()
             return
-        if not stream.is_heard or not flags & END_STREAM:
+        if not stream.is_heard:
+            raise Broken(Code.STREAM_CLOSED, "headers after the end")
+        if not flags & END_STREAM:
             raise Broken(Code.PROTOCOL_ERROR, "headers in the middle")
         self._end(number)
 
@@ -388,6 +378,9 @@ class Http2:
                 self.go_on(number)
             return
         self._window = _grown(self._window, more)
+        self._go_on_all()
+
+    def _go_on_all(self) -> None:
         for waiting in self.waiting():
             self.go_on(waiting)
 
@@ -404,12 +397,19 @@ class Http2:
         _must_be_of_connection(number)
         if len(payload) % 6 or (flags & ACK and payload):
             raise Broken(Code.FRAME_SIZE_ERROR, "settings")
+        if len(payload) > MAX_SETTINGS_BYTES:
+            # Each can change the windows of all streams.
+            raise Broken(Code.ENHANCE_YOUR_CALM, "too many settings")
         if not flags & ACK:
             for at in range(0, len(payload), 6):
                 self._set(int.from_bytes(payload[at : at + 2], "big"), int.from_bytes(payload[at + 2 : at + 6], "big"))
+            # First, for the peer may count on what it said from there on only.
             self._put(frame(SETTINGS, ACK, 0))
+            self._go_on_all()
 
-    def _take_priority(self, _flags: int, _number: int, payload: bytes) -> None:
+    def _take_priority(self, _flags: int, number: int, payload: bytes) -> None:
+        if not number:
+            raise Broken(Code.PROTOCOL_ERROR, "it is of the connection")
         if len(payload) != 5:  # noqa: PLR2004 - §6.3
             raise Broken(Code.FRAME_SIZE_ERROR, "a priority")
 
@@ -426,9 +426,8 @@ class Http2:
                 raise Broken(Code.FLOW_CONTROL_ERROR, "a first window")
             # §6.9.2: what streams have left changes with it, also below nothing.
             more, self._first_window = value - self._first_window, value
-            for number, stream in list(self._streams.items()):
+            for stream in self._streams.values():
                 stream.window = _grown(stream.window, more)
-                self.go_on(number)
         elif name == FRAME_SIZE:
             if not FIRST_FRAME <= value <= LARGEST_FRAME:
                 raise Broken(Code.PROTOCOL_ERROR, "a frame size")
