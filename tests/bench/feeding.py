@@ -2,15 +2,17 @@
 
 import json
 import os
+import queue
 import secrets
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import grpc
 
@@ -75,8 +77,9 @@ class Swarm:
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        os.set_blocking(self._process.stdout.fileno(), False)
-        self._said = b""
+        # Read as it comes: what ten thousand tell of one revocation fills a pipe, and whoever cannot write stands still.
+        self._said: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        threading.Thread(target=self._hear, args=(self._process.stdout,), daemon=True).start()
         arguments = {
             "count": count,
             "trust": str(broker.trust()),
@@ -96,26 +99,21 @@ class Swarm:
         """Return the next line that tells of `what`. Raises Unborne when it does not come in time."""
         deadline = time.monotonic() + timeout_s
         while True:
-            line, newline, rest = self._said.partition(b"\n")
-            if newline:
-                self._said = rest
-                found: dict[str, Any] = json.loads(line)
-                if what in found:
-                    return found
+            try:
+                found = self._said.get(timeout=max(0.0, min(0.2, deadline - time.monotonic())))
+            except queue.Empty:
+                if self._process.poll() is not None:
+                    raise Unborne("the swarm ended") from None
+                if time.monotonic() > deadline:
+                    raise Unborne(f"the verifiers were not all {what} within {timeout_s:g} s") from None
                 continue
-            if self._process.poll() is not None:
-                raise Unborne("the swarm ended")
-            if time.monotonic() > deadline:
-                raise Unborne(f"the verifiers were not all {what} within {timeout_s:g} s")
-            self._hear(deadline)
+            if what in found:
+                return found
 
-    def _hear(self, deadline: float) -> None:
-        assert self._process.stdout is not None
-        more = self._process.stdout.read()
-        if more:
-            self._said += more
-        else:
-            time.sleep(min(0.01, max(0.0, deadline - time.monotonic())))
+    def _hear(self, said: IO[bytes]) -> None:
+        with suppress(ValueError):  # closed, or cut off in the middle
+            for line in said:
+                self._said.put(json.loads(line))
 
     def end(self) -> None:
         """End it without a word."""

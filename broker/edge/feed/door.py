@@ -21,7 +21,11 @@ log = logging.getLogger("broker.feed")
 # What is done before others of the loop have their turn: some milliseconds.
 EVENTS, PUMPED, ACCEPTED = 32, 64, 8
 EVENTS_WHILE_PUMPING = 4
-BACKLOG = 4096
+# Who has connected and is not accepted yet: about a second's work. More would wait longer than they have patience, and
+# each would be work for nothing; those beyond it, the kernel lets knock again.
+BACKLOG = 512
+# Linux, tcp(7), TCP_INFO: its first byte is the state, and this one says that the peer has closed.
+CLOSE_WAIT = 8
 # Whoever connects and says nothing, or no more, holds a handle.
 SHAKE_S = 20.0
 # A verifier speaks each second, and is asked when it does not.
@@ -142,6 +146,10 @@ class Door:
 
     def _welcome(self, plain: socket.socket, address: tuple[str, int]) -> None:
         try:
+            if plain.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == CLOSE_WAIT:
+                # It gave up waiting: no handshake for nobody.
+                plain.close()
+                return
             plain.setblocking(False)
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection = Connection(
