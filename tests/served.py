@@ -228,6 +228,11 @@ level = "debug"
         assert self.feed_port, "this broker has none"
         return f"127.0.0.1:{self.feed_port}"
 
+    @property
+    def listen_endpoint(self) -> str:
+        """Where verifiers listen: at the feed's own door, if there is one."""
+        return self.feed_endpoint if self.feed_port else self.endpoint
+
     def identity(self, name: str) -> Identity:
         papers = self.papers[name]
         return Identity(certificate=papers.certificate, key=papers.key, ca=papers.ca)
@@ -328,7 +333,7 @@ level = "debug"
 
     def verifier(self, realm: str = "evaluation", name: str = "gateway", **options: Any) -> Verifier:
         verifier = Verifier.connect(
-            self.endpoint, realm=realm, trust=self.trust(realm), identity=self.identity(name), **options
+            self.listen_endpoint, realm=realm, trust=self.trust(realm), identity=self.identity(name), **options
         )
         verifier.wait_fresh(10)
         return verifier

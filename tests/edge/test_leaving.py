@@ -8,10 +8,10 @@ from broker.errors import Stale, Untrusted
 from tests.served import Served
 
 
-@pytest.fixture
-def broker(tmp_path):
+@pytest.fixture(params=[False, True], ids=["grpc-door", "feed-door"])
+def broker(request, tmp_path):
     (tmp_path / "served").mkdir()
-    with Served(tmp_path / "served") as served:
+    with Served(tmp_path / "served", with_feed_door=request.param) as served:
         yield served
 
 

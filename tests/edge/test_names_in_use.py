@@ -18,9 +18,9 @@ from tests.waiting import eventually
 GATEWAY = PRINCIPALS["gateway"]
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory):
-    with Served(tmp_path_factory.mktemp("served")) as served:
+@pytest.fixture(scope="module", params=[False, True], ids=["grpc-door", "feed-door"])
+def broker(request, tmp_path_factory):
+    with Served(tmp_path_factory.mktemp("served"), with_feed_door=request.param) as served:
         yield served
 
 
@@ -43,9 +43,9 @@ def listening(broker):
 
 
 def test_t_another_certificate_with_the_same_name_is_refused_and_told_why(broker, double):
-    with ScriptedVerifier(broker.endpoint, broker.identity("gateway")) as first:
+    with ScriptedVerifier(broker.listen_endpoint, broker.identity("gateway")) as first:
         eventually(lambda: first.head, "the first one listens")
-        with ScriptedVerifier(broker.endpoint, double) as second:
+        with ScriptedVerifier(broker.listen_endpoint, double) as second:
             assert second.over.wait(10)
             assert second.error.code() is grpc.StatusCode.ALREADY_EXISTS
             assert "another certificate" in second.error.details()
@@ -60,38 +60,38 @@ def test_t_another_certificate_with_the_same_name_is_refused_and_told_why(broker
 
 def test_replicas_that_share_a_certificate_listen_side_by_side_and_each_counts(broker):
     with (
-        ScriptedVerifier(broker.endpoint, broker.identity("gateway")) as first,
-        ScriptedVerifier(broker.endpoint, broker.identity("gateway")) as second,
+        ScriptedVerifier(broker.listen_endpoint, broker.identity("gateway")) as first,
+        ScriptedVerifier(broker.listen_endpoint, broker.identity("gateway")) as second,
     ):
         eventually(lambda: first.head and second.head, "both listen")
         assert [one.verifier for one in listening(broker)] == [GATEWAY, GATEWAY]
 
 
 def test_a_name_is_free_when_the_last_of_its_streams_has_ended(broker, double):
-    with ScriptedVerifier(broker.endpoint, broker.identity("gateway")) as first:
-        with ScriptedVerifier(broker.endpoint, broker.identity("gateway")) as second:
+    with ScriptedVerifier(broker.listen_endpoint, broker.identity("gateway")) as first:
+        with ScriptedVerifier(broker.listen_endpoint, broker.identity("gateway")) as second:
             eventually(lambda: first.head and second.head, "both listen")
         eventually(lambda: len(listening(broker)) == 1, "one has gone")
-        with ScriptedVerifier(broker.endpoint, double) as third:
+        with ScriptedVerifier(broker.listen_endpoint, double) as third:
             assert third.over.wait(10)
             assert third.error.code() is grpc.StatusCode.ALREADY_EXISTS
     eventually(lambda: not listening(broker), "both have gone")
-    with ScriptedVerifier(broker.endpoint, double) as fourth:
+    with ScriptedVerifier(broker.listen_endpoint, double) as fourth:
         eventually(lambda: fourth.head, "the other certificate has the name now")
 
 
 def test_p8_a_name_in_one_realm_does_not_take_it_in_another(broker):
     with (
-        ScriptedVerifier(broker.endpoint, broker.identity("gateway")) as first,
-        ScriptedVerifier(broker.endpoint, broker.identity("gateway-research"), realm="research") as second,
+        ScriptedVerifier(broker.listen_endpoint, broker.identity("gateway")) as first,
+        ScriptedVerifier(broker.listen_endpoint, broker.identity("gateway-research"), realm="research") as second,
     ):
         eventually(lambda: first.head and second.head, "both listen")
 
 
 def test_a_refused_verifier_of_the_sdk_says_so_and_is_let_in_later(broker, double):
-    with ScriptedVerifier(broker.endpoint, broker.identity("gateway")) as first:
+    with ScriptedVerifier(broker.listen_endpoint, broker.identity("gateway")) as first:
         eventually(lambda: first.head, "the first one listens")
-        verifier = Verifier.connect(broker.endpoint, realm="evaluation", trust=broker.trust(), identity=double)
+        verifier = Verifier.connect(broker.listen_endpoint, realm="evaluation", trust=broker.trust(), identity=double)
         with pytest.raises(Stale, match="another certificate"):
             verifier.wait_fresh(1)
     try:
@@ -116,7 +116,16 @@ sys.stdin.read()
 def test_a_stopped_process_does_not_keep_its_name_for_ever(broker, double):
     papers = broker.papers["gateway"]
     process = subprocess.Popen(
-        [sys.executable, "-c", VERIFIER, broker.endpoint, broker.trust(), papers.certificate, papers.key, papers.ca],
+        [
+            sys.executable,
+            "-c",
+            VERIFIER,
+            broker.listen_endpoint,
+            broker.trust(),
+            papers.certificate,
+            papers.key,
+            papers.ca,
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -125,11 +134,11 @@ def test_a_stopped_process_does_not_keep_its_name_for_ever(broker, double):
         assert process.stdout is not None
         assert process.stdout.readline() == "fresh\n"
         os.kill(process.pid, signal.SIGSTOP)
-        with ScriptedVerifier(broker.endpoint, double) as refused:
+        with ScriptedVerifier(broker.listen_endpoint, double) as refused:
             assert refused.over.wait(10)
             assert refused.error.code() is grpc.StatusCode.ALREADY_EXISTS
         # Its kernel still answers for it; only a ping over HTTP/2 tells that nobody is there.
-        heir = Verifier.connect(broker.endpoint, realm="evaluation", trust=broker.trust(), identity=double)
+        heir = Verifier.connect(broker.listen_endpoint, realm="evaluation", trust=broker.trust(), identity=double)
         try:
             heir.wait_fresh(40)
         finally:

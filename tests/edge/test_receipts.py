@@ -16,16 +16,16 @@ from tests.stores import Home
 DEMANDING = POLICY.replace("heartbeat: 1s}", "heartbeat: 1s, receipts: each}", 1)
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory) -> Iterator[Served]:
-    with Served(tmp_path_factory.mktemp("served"), policy=DEMANDING) as served:
+@pytest.fixture(scope="module", params=[False, True], ids=["grpc-door", "feed-door"])
+def broker(request, tmp_path_factory) -> Iterator[Served]:
+    with Served(tmp_path_factory.mktemp("served"), policy=DEMANDING, with_feed_door=request.param) as served:
         yield served
 
 
 def listening(
     broker: Served, name: str = "gateway", realm: str = "evaluation", speaks=("receipts",)
 ) -> ScriptedVerifier:
-    return ScriptedVerifier(broker.endpoint, broker.identity(name), realm=realm, speaks=speaks)
+    return ScriptedVerifier(broker.listen_endpoint, broker.identity(name), realm=realm, speaks=speaks)
 
 
 def enroll(verifier: ScriptedVerifier, key: ReceiptKey) -> feed_pb2.ReceiptsKept:

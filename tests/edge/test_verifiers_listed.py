@@ -15,10 +15,13 @@ from tests.waiting import eventually
 GATEWAY = PRINCIPALS["gateway"]
 
 
+BOTH_DOORS = pytest.mark.parametrize("broker", [False, True], ids=["grpc-door", "feed-door"], indirect=True)
+
+
 @pytest.fixture
-def broker(tmp_path):
+def broker(request, tmp_path):
     (tmp_path / "served").mkdir()
-    with Served(tmp_path / "served") as served:
+    with Served(tmp_path / "served", with_feed_door=getattr(request, "param", False)) as served:
         yield served
 
 
@@ -48,6 +51,7 @@ def is_state(broker, state):
     return lambda: [one.state for one in listed(broker)] == [state]
 
 
+@BOTH_DOORS
 def test_a_verifier_is_listed_with_what_it_said_and_what_the_broker_knows(broker):
     assert listed(broker) == []
     with broker.verifier() as verifier:
@@ -68,8 +72,9 @@ def test_a_verifier_is_listed_with_what_it_said_and_what_the_broker_knows(broker
     assert listed(broker, realm="research") == []
 
 
+@BOTH_DOORS
 def test_b_a_verifier_that_vanished_stays_listed_as_lapsed_also_after_a_restart_until_it_is_forgotten(broker):
-    with ScriptedVerifier(broker.endpoint, broker.identity("gateway")) as verifier:
+    with ScriptedVerifier(broker.listen_endpoint, broker.identity("gateway")) as verifier:
         eventually(is_state(broker, "fresh"), "it listens")
         head = the_one(broker).head
         assert head
@@ -99,7 +104,7 @@ def test_b_a_verifier_that_vanished_stays_listed_as_lapsed_also_after_a_restart_
 
 
 def test_b_a_verifier_that_listened_to_a_broker_that_was_killed_is_listed_by_the_next(broker):
-    with ScriptedVerifier(broker.endpoint, broker.identity("gateway")):
+    with ScriptedVerifier(broker.listen_endpoint, broker.identity("gateway")):
         eventually(is_state(broker, "fresh"), "it listens")
         eventually(lambda: on_roster(broker), "it is noted")
         broker.kill()
@@ -117,8 +122,9 @@ def on_roster(broker):
         return store.execute("SELECT verifier, is_present FROM verifiers").fetchall()
 
 
+@BOTH_DOORS
 def test_b_a_broker_that_ends_says_that_nobody_listens_to_it_any_more(broker):
-    verifier = ScriptedVerifier(broker.endpoint, broker.identity("gateway"))
+    verifier = ScriptedVerifier(broker.listen_endpoint, broker.identity("gateway"))
     with verifier:
         eventually(lambda: on_roster(broker) == [(GATEWAY, 1)], "it is noted")
         broker.process.terminate()
@@ -127,7 +133,7 @@ def test_b_a_broker_that_ends_says_that_nobody_listens_to_it_any_more(broker):
 
 
 def test_a_verifier_that_listens_cannot_be_forgotten(broker):
-    with ScriptedVerifier(broker.endpoint, broker.identity("gateway")):
+    with ScriptedVerifier(broker.listen_endpoint, broker.identity("gateway")):
         eventually(is_state(broker, "fresh"), "it listens")
         code, details = refused(lambda: forget(broker))
         assert code is grpc.StatusCode.INVALID_ARGUMENT
@@ -138,11 +144,11 @@ def test_a_verifier_that_listens_cannot_be_forgotten(broker):
 
 
 def test_a_forgotten_verifier_that_comes_back_is_listed_again(broker):
-    with ScriptedVerifier(broker.endpoint, broker.identity("gateway")):
+    with ScriptedVerifier(broker.listen_endpoint, broker.identity("gateway")):
         eventually(is_state(broker, "fresh"), "it listens")
     eventually(is_state(broker, "lapsed"), "it has gone")
     forget(broker)
-    with ScriptedVerifier(broker.endpoint, broker.identity("gateway")):
+    with ScriptedVerifier(broker.listen_endpoint, broker.identity("gateway")):
         eventually(is_state(broker, "fresh"), "it is back")
 
 
@@ -175,9 +181,10 @@ def module_broker(tmp_path_factory):
         yield served
 
 
+@BOTH_DOORS
 def test_what_a_verifier_says_of_itself_cannot_lengthen_its_lease_nor_spoil_the_list(broker):
     with ScriptedVerifier(
-        broker.endpoint, broker.identity("gateway"), uses=2**32 - 1, fresh_for_ms=2**32 - 1
+        broker.listen_endpoint, broker.identity("gateway"), uses=2**32 - 1, fresh_for_ms=2**32 - 1
     ) as verifier:
         eventually(lambda: verifier.head and the_one(broker).uses, "it has said so")
         one = the_one(broker)
@@ -191,19 +198,24 @@ def test_what_a_verifier_says_of_itself_cannot_lengthen_its_lease_nor_spoil_the_
 
 
 def test_t_a_version_with_control_characters_is_not_listed(broker):
-    with ScriptedVerifier(broker.endpoint, broker.identity("gateway"), version="1.0\n\x1b[31mforged") as verifier:
+    with ScriptedVerifier(
+        broker.listen_endpoint, broker.identity("gateway"), version="1.0\n\x1b[31mforged"
+    ) as verifier:
         eventually(lambda: verifier.head, "it listens")
         assert the_one(broker).version == ""
 
 
 def test_t_a_version_whose_escapes_are_longer_than_the_roster_keeps_is_cut(broker):
-    with ScriptedVerifier(broker.endpoint, broker.identity("gateway"), version="\N{GRINNING FACE}" * 64) as verifier:
+    with ScriptedVerifier(
+        broker.listen_endpoint, broker.identity("gateway"), version="\N{GRINNING FACE}" * 64
+    ) as verifier:
         eventually(lambda: verifier.head, "it listens")
         assert the_one(broker).version == (r"\U0001f600" * 7)[:64]
 
 
+@BOTH_DOORS
 def test_a_verifier_whose_principal_left_the_policy_stays_listed_and_can_be_forgotten(broker):
-    with ScriptedVerifier(broker.endpoint, broker.identity("gateway")) as verifier:
+    with ScriptedVerifier(broker.listen_endpoint, broker.identity("gateway")) as verifier:
         eventually(is_state(broker, "fresh"), "it listens")
         document = "".join(line for line in POLICY.splitlines(keepends=True) if 'lab.example/gateway"' not in line)
         broker.apply(document)
