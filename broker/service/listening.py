@@ -7,6 +7,8 @@ from enum import StrEnum
 NS_PER_MS = 1_000_000
 # Cuts are kept for revocations that are not watched yet: an acknowledgement can be faster than the one who commits.
 MAX_EARLY_CUTS = 16_384
+# For how long one who has left is known after its lease: as the last of its name, and where it came back.
+LISTED_MS, REPLACED_MS = 3_600_000, 60_000
 
 
 class Stop(StrEnum):
@@ -319,8 +321,13 @@ class Listeners:
         )
 
     def _forget_old(self, now_ns: int) -> None:
-        for stream, listener in list(self._listeners.items()):
-            if listener.left_ns is not None and listener.holds_until_ns(now_ns) + 3_600_000 * NS_PER_MS < now_ns:
+        newest = {(one.verifier, one.realm): stream for stream, one in self._listeners.items()}
+        for stream, one in list(self._listeners.items()):
+            if one.left_ns is None:
+                continue
+            # Of one that comes and goes all the time, a minute is enough: more would gather without end.
+            kept_ms = LISTED_MS if newest[one.verifier, one.realm] == stream else REPLACED_MS
+            if one.holds_until_ns(now_ns) + kept_ms * NS_PER_MS < now_ns:
                 del self._listeners[stream]
 
     def _notify(self) -> None:

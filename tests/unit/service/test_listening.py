@@ -216,6 +216,31 @@ def test_the_list_says_who_is_fresh_joining_or_lapsed_and_forgets_the_long_gone(
     assert {one.verifier for one in listeners.present(later)} == {"a", "b", "d", "e"}
 
 
+def test_b10_one_that_comes_and_goes_all_the_time_fills_no_memory_and_its_last_stream_stays_listed():
+    listeners = sole()
+    for second in range(300):
+        listeners.leave(joined(listeners, "a", at_ns=T + second * S), T + second * S)
+        listeners.census(T + second * S)
+    # A lease and a minute of them: none is forgotten that a completion may have to name.
+    assert 60 < len(listeners.everyone()) < 70
+    listeners.census(T + 1000 * S)
+    [last] = listeners.everyone()
+    assert last.joined_ns == T + 299 * S
+
+
+def test_the_census_counts_each_realm_and_finds_the_one_furthest_behind():
+    listeners = sole()
+    for name, realm, head in (("a", "evaluation", 9), ("b", "evaluation", 4), ("c", "research", 2)):
+        listeners.acknowledge(joined(listeners, name, at_ns=T, realm=realm), head, T)
+    gone = joined(listeners, "d", at_ns=T)
+    listeners.leave(gone, T)
+    joined(listeners, "e", at_ns=T)
+    found = listeners.census(T)
+    assert found["evaluation"].states == {"fresh": 2, "lapsed": 1, "joining": 1}
+    # One that joins has applied nothing yet; one that has left is behind nobody.
+    assert (found["evaluation"].least_head, found["research"].least_head) == (0, 2)
+
+
 steps = st.lists(
     st.tuples(
         st.sampled_from(["join", "ack", "stale ack", "leave", "give up", "publish"]),

@@ -1,5 +1,7 @@
 """The roster: who listens is noted, soon and once, whatever the store does; who is gone is listed until forgotten."""
 
+from datetime import timedelta
+
 import pytest
 
 from broker.errors import Forbidden, Invalid, NotFound, StoreUnavailable
@@ -69,6 +71,24 @@ def test_who_joins_acknowledges_and_leaves_is_noted_each_time_and_not_again(worl
     assert known(world) == [(GATEWAY, 7, False)]
     world.clock.advance(600)
     assert note(keeper) == []
+
+
+def test_who_only_goes_on_listening_is_noted_again_after_the_refresh_and_who_leaves_at_once(world, listeners):
+    keeper = RosterKeeper(world.ledger.roster, listeners, world.clock, refresh=timedelta(seconds=5))
+    one = join(world, listeners)
+    assert note(keeper) == [GATEWAY]
+    for head in (1, 2, 3):
+        world.clock.advance(1)
+        listeners.acknowledge(one, head, world.clock.boottime_ns())
+        assert note(keeper) == []
+    world.clock.advance(2)
+    listeners.acknowledge(one, 4, world.clock.boottime_ns())
+    assert note(keeper) == [GATEWAY]
+    assert known(world) == [(GATEWAY, 4, True)]
+    listeners.acknowledge(one, 5, world.clock.boottime_ns())
+    listeners.leave(one, world.clock.boottime_ns())
+    assert note(keeper) == [GATEWAY]
+    assert known(world) == [(GATEWAY, 5, False)]
 
 
 def test_of_replicas_the_one_furthest_behind_counts_and_one_that_is_left_is_enough(world, listeners, keeper):
