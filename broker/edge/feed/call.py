@@ -137,7 +137,8 @@ class Call:
         """Nothing of what a stranger sends gets out of here but as the end of their call."""
         if not isinstance(problem, Refusal):
             self.end(failure_of(problem))
-        elif self._forget(None):
+        else:
+            self._forget(None)
             status = literal(b"grpc-status", b"%d" % problem.status)
             self._line.say(status + literal(b"grpc-message", str(problem).encode()), is_last=True)
 
@@ -192,11 +193,10 @@ class Call:
         return self._started >= 0
 
 
-
 def peer_of(der: bytes, address: tuple[str, int]) -> Peer:
     """Return who presented a certificate."""
     host, port = address[0], address[1]
-    spelled = f"ipv6:%5B{quote(host)}%5D:{port}" if ":" in host else f"ipv4:{host}:{port}"
+    spelled = f"ipv6:{quote(f'[{host}]', safe=':')}:{port}" if ":" in host else f"ipv4:{host}:{port}"
     certificate: PeerCertificate | Unauthenticated
     try:
         certificate = read_certificate(der)

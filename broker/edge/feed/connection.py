@@ -9,9 +9,7 @@ from typing import Protocol
 from broker.edge.feed.call import Call, Peer, peer_of
 from broker.edge.feed.http2 import Broken, Code, Http2
 
-# One that sends without end gives way to the others after so many records.
-RECORDS = 4
-# And one that reads without end, after so many times what is made ready at once.
+# One that reads without end gives way to the others after so many times what is made ready at once.
 ROUNDS = 8
 READABLE, WRITABLE = select.EPOLLIN, select.EPOLLOUT
 
@@ -24,7 +22,7 @@ class Keeper(Protocol):
     """The door that a connection came by."""
 
     buffer: memoryview
-    """For what is read; of nobody between two reads."""
+    """For what is read, as large as a record of TLS; of nobody between two reads."""
 
     def call(self, peer: Peer, line: "Line") -> Call:
         """Return a new call."""
@@ -93,6 +91,7 @@ class Connection:
         self._address = address
         self._peer: Peer
         self.is_open = True
+        # One for each stream that HTTP/2 has open.
         self._lines: dict[int, Line] = {}
         self._stalled: list[Line] = []
         self._unsent = b""
@@ -116,6 +115,8 @@ class Connection:
             self._shake()
             return
         if self.interest == WRITABLE:
+            # It takes what was held up, so it is there: what it says meanwhile is not read.
+            self.heard_s = time.monotonic()
             self._advance()
         if not self._unsent:
             # Whoever does not read is not read: answers would gather.
@@ -180,21 +181,15 @@ class Connection:
 
     def data(self, stream: int, data: bytes) -> None:
         """Bytes of a call."""
-        line = self._lines.get(stream)
-        if line is not None:
-            line.call.data(data)
+        self._lines[stream].call.data(data)
 
     def ended(self, stream: int) -> None:
         """The verifier says nothing more."""
-        line = self._lines.get(stream)
-        if line is not None:
-            line.call.half_closed()
+        self._lines[stream].call.half_closed()
 
     def reset(self, stream: int) -> None:
         """The verifier has gone from a call."""
-        line = self._lines.pop(stream, None)
-        if line is not None:
-            line.call.lost()
+        self._lines.pop(stream).call.lost()
 
     def _shake(self) -> None:
         try:
@@ -218,27 +213,24 @@ class Connection:
         self._read()
 
     def _read(self) -> None:
+        # A whole record: what else there is makes the socket ready again, once others had their turn.
         buffer = self.keeper.buffer
-        for _ in range(RECORDS):
-            try:
-                size = self._socket.recv_into(buffer)
-            except ssl.SSLWantReadError:
-                return
-            except OSError as broken:
-                raise Gone from broken
-            if not size:
-                raise Gone
-            self.heard_s = time.monotonic()
-            try:
-                self.http2.receive(bytes(buffer[:size]))
-            except Broken as broken:
-                self._flush()
-                raise Gone from broken
-            if self.http2.has_more or self._stalled:
-                self._advance()
-            # A record is read as a whole, so what else there is makes the socket ready again.
-            if self._unsent or not self._socket.pending():
-                return
+        try:
+            size = self._socket.recv_into(buffer)
+        except ssl.SSLWantReadError:
+            return
+        except OSError as broken:
+            raise Gone from broken
+        if not size:
+            raise Gone
+        self.heard_s = time.monotonic()
+        try:
+            self.http2.receive(bytes(buffer[:size]))
+        except Broken as broken:
+            self._flush()
+            raise Gone from broken
+        if self.http2.has_more or self._stalled:
+            self._advance()
 
     def _fill(self, line: Line) -> None:
         while self._lines.get(line.number) is line:
