@@ -28,8 +28,11 @@ def half_open(port: int, stack: ExitStack) -> list[socket.socket]:
     return [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10)) for _ in range(HALF_OPEN)]
 
 
-def test_p5_without_a_free_file_handle_a_revocation_is_made_and_all_goes_on_when_there_are_some(tmp_path: Path) -> None:
-    with Served(tmp_path) as broker, broker.verifier() as verifier:
+@pytest.mark.parametrize("with_feed_door", [False, True], ids=["grpc-door", "feed-door"])
+def test_p5_without_a_free_file_handle_a_revocation_is_made_and_all_goes_on_when_there_are_some(
+    tmp_path: Path, with_feed_door: bool
+) -> None:
+    with Served(tmp_path, with_feed_door=with_feed_door) as broker, broker.verifier() as verifier:
         minting, revoking = broker.tokens(), broker.revocations()
         mint = tokens_pb2.MintRequest(request_id=request_id(), spec=broker.spec())
         token = minting.Mint(mint, timeout=10).token.token
@@ -40,7 +43,9 @@ def test_p5_without_a_free_file_handle_a_revocation_is_made_and_all_goes_on_when
         with ExitStack() as stack:
             resource.prlimit(broker.process.pid, resource.RLIMIT_NOFILE, (handles(broker) + 4, before[1]))
             half_open(broker.port, stack)
-            half_open(broker.http_port, stack)
+            half_open(broker.feed_port if with_feed_door else broker.http_port, stack)
+            if with_feed_door:
+                eventually(lambda: "no handles are left" in broker.log.read_text(), "it is out of handles")
             assert verifier.verify(token, "mythos")
             for number in range(20):
                 list(revoking.Revoke(_revoke(user=f"user-{number}"), timeout=20))
@@ -59,6 +64,9 @@ def test_p5_without_a_free_file_handle_a_revocation_is_made_and_all_goes_on_when
         resource.prlimit(broker.process.pid, resource.RLIMIT_NOFILE, before)
         broker.reinstate(partner="acme")
         assert broker.mint().token
+        # Whoever comes now gets in.
+        with broker.verifier("research", "gateway-research") as newcomer:
+            assert newcomer.state().is_fresh
         assert broker.process.poll() is None
         assert "Traceback" not in broker.log.read_text()
 
@@ -76,19 +84,30 @@ def test_b13_whoever_connects_and_asks_nothing_is_sent_away_from_every_door(tmp_
     unchecked.set_alpn_protocols(["h2"])
     plain = ssl.create_default_context()
     plain.check_hostname, plain.verify_mode = False, ssl.CERT_NONE
-    with Served(tmp_path, identity="") as broker, ExitStack() as stack, broker.verifier() as verifier:
+    with (
+        Served(tmp_path, identity="", with_feed_door=True) as broker,
+        ExitStack() as stack,
+        broker.verifier() as verifier,
+    ):
+        known = ssl.create_default_context(cafile=str(broker.authority.ca))
+        known.load_cert_chain(broker.papers["gateway"].certificate, broker.papers["gateway"].key)
+        known.set_alpn_protocols(["h2"])
         token = broker.mint().token
         before = handles(broker)
         half_open(broker.port, stack)
         half_open(broker.login_port, stack)
+        half_open(broker.feed_port, stack)
         for port, context, words in (
             (broker.login_port, unchecked, b""),
             (broker.http_port, plain, b""),
             (broker.http_port, plain, b"GET /healthz HT"),
+            # Those have a certificate.
+            (broker.feed_port, known, b""),
+            (broker.feed_port, known, b"PRI * HTTP/2.0"),
         ):
             for held in half_open(port, stack):
-                stack.enter_context(context.wrap_socket(held)).sendall(words)
-        eventually(lambda: handles(broker) >= before + 5 * HALF_OPEN - 5, "they are connected")
+                stack.enter_context(context.wrap_socket(held, server_hostname="localhost")).sendall(words)
+        eventually(lambda: handles(broker) >= before + 8 * HALF_OPEN - 5, "they are connected")
         eventually(lambda: handles(broker) < before + HALF_OPEN // 2, "they are sent away", within_s=90)
         # Who has something to say is not.
         assert verifier.verify(token, "mythos")
