@@ -137,6 +137,8 @@ class Listeners:
         self._started_ns = started_ns
         self._is_sole = is_sole
         self._listeners: dict[int, Listener] = {}
+        # By verifier and realm, in the order of joining.
+        self._named: dict[tuple[str, str], list[Listener]] = {}
         self._watches: list[Watch] = []
         # The newest cuts: how many uses, by the revocation's index and by verifier and realm.
         self._cuts: dict[tuple[int, tuple[str, str]], int] = {}
@@ -147,6 +149,7 @@ class Listeners:
         listener = Listener(self._next_stream, verifier, realm, version, address, lease_ms, now_ns)
         self._next_stream += 1
         self._listeners[listener.stream] = listener
+        self._named.setdefault((verifier, realm), []).append(listener)
         for watch in self._watches:
             # Its first frames may have been read before the commit that is being waited for.
             if realm in watch.realms and not watch.is_published:
@@ -308,6 +311,10 @@ class Listeners:
                 census.least_head = one.head
         return found
 
+    def by_name(self) -> Mapping[tuple[str, str], Sequence[Listener]]:
+        """Return the streams of each verifier and realm, those of who left lately included, in the order of joining."""
+        return self._named
+
     def everyone(self) -> Collection[Listener]:
         """Return the listeners, those who left lately included, in the order of joining."""
         return self._listeners.values()
@@ -321,14 +328,18 @@ class Listeners:
         )
 
     def _forget_old(self, now_ns: int) -> None:
-        newest = {(one.verifier, one.realm): stream for stream, one in self._listeners.items()}
         for stream, one in list(self._listeners.items()):
             if one.left_ns is None:
                 continue
+            name = (one.verifier, one.realm)
+            streams = self._named[name]
             # Of one that comes and goes all the time, a minute is enough: more would gather without end.
-            kept_ms = LISTED_MS if newest[one.verifier, one.realm] == stream else REPLACED_MS
+            kept_ms = LISTED_MS if streams[-1] is one else REPLACED_MS
             if one.holds_until_ns(now_ns) + kept_ms * NS_PER_MS < now_ns:
                 del self._listeners[stream]
+                streams.remove(one)
+                if not streams:
+                    del self._named[name]
 
     def _notify(self) -> None:
         for watch in self._watches:

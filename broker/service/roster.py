@@ -1,7 +1,7 @@
 """Keep the roster of verifiers up to date with who listens to this broker."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -55,9 +55,17 @@ class RosterKeeper:
         # One reading for good, so that one instant has one name: the roster takes no sighting older than its own.
         self._began_at = clock.now() - _us(clock.boottime_ns())
 
-    def due(self) -> Sequence[Noted]:
-        """Return what changed since it was noted: those who came or went first, then those not noted the longest."""
-        changed = [(name, mark) for name, mark in self._now().items() if self._is_due(name, mark)]
+    @property
+    def refresh_s(self) -> float:
+        """After how many seconds one who only goes on listening is noted again."""
+        return self._refresh_ns / 1e9
+
+    def due(self, names: Collection[Name] | None = None) -> Sequence[Noted]:
+        """Return what changed since it was noted: those who came or went first, then those not noted the longest.
+
+        With `names`, of these alone: to look at ten thousand takes a while.
+        """
+        changed = [(name, mark) for name, mark in self._now(names).items() if self._is_due(name, mark)]
         if len(changed) > MAX_SIGHTINGS:
             order = {name: place for place, name in enumerate(self._marks)}
             changed.sort(key=lambda one: (not self._is_news(*one), order.get(one[0], -1)))
@@ -106,10 +114,10 @@ class RosterKeeper:
         if mark is not None and not mark[0]:
             self._marks[verifier, realm] = mark
 
-    def _now(self) -> Mapping[Name, Mark]:
-        by_name: dict[Name, list[Listener]] = {}
-        for listener in self._listeners.everyone():
-            by_name.setdefault((listener.verifier, listener.realm), []).append(listener)
+    def _now(self, names: Collection[Name] | None = None) -> Mapping[Name, Mark]:
+        by_name = self._listeners.by_name()
+        if names is not None:
+            return {name: _mark(by_name[name]) for name in names if name in by_name}
         return {name: _mark(streams) for name, streams in by_name.items()}
 
     def _noted(self, name: Name, mark: Mark) -> Noted:

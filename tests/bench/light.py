@@ -33,8 +33,6 @@ PACE = Pace()
 NS_PER_MS = 1_000_000
 # Handshakes and all: a machine that cannot get on within it tries again, as the SDK does.
 SWEEP_S = 1.0
-# At the start they come in turn, as machines do; after a restart all at once.
-JOIN_PER_S = 400
 
 
 class Player:
@@ -155,6 +153,7 @@ class Swarm:
         """Those who acknowledge once all that has arrived is taken."""
         self._plans: list[tuple[float, int, Callable[[], None]]] = []
         self._planned = 0
+        self._join_per_s = arguments["join_per_s"]
         self.story = Story(arguments["count"])
         papers = [_papers(*one, arguments["ca"]) for one in arguments["papers"]]
         self._players = [Player(self, n, papers[n % len(papers)]) for n in range(arguments["count"])]
@@ -163,7 +162,8 @@ class Swarm:
         """Play until stdin ends."""
         now_s = time.monotonic()
         for player in self._players:
-            self.later(now_s + player.number / JOIN_PER_S, player.connect)
+            # At the start they come in turn, as machines do; after a restart all at once.
+            self.later(now_s + player.number / self._join_per_s, player.connect)
         self.later(now_s + SWEEP_S, self._sweep)
         self._epoll.register(sys.stdin.fileno(), select.EPOLLIN)
         while True:

@@ -228,8 +228,7 @@ def test_a_broker_that_ends_notes_that_nobody_listens_to_it_any_more(in_room):
     async def test(room):
         noting = Noting(RosterKeeper(room.world.ledger.roster, room.listeners, room.world.clock), room.hub)
         running = asyncio.create_task(noting.run())
-        room.join()
-        room.hub.on_coming_or_going()
+        room.hub.on_coming_or_going(room.join().listener)
         known = room.world.ledger.roster.known
         await until(lambda: [one.is_present for one in known(None)] == [True])
         running.cancel()

@@ -55,8 +55,8 @@ class FeedHub:
         self.survey = self.questions.survey
         self.on_cuts: Callable[[Listener, int, int], None] = _ignored
         """Called in the loop with a listener, the index of a revocation, and how many of its uses that cut."""
-        self.on_coming_or_going: Callable[[], None] = lambda: None
-        """Called in the loop after a stream began or ended."""
+        self.on_coming_or_going: Callable[[Listener], None] = lambda _: None
+        """Called in the loop after a stream began or ended, with whose it is."""
         self._wake = asyncio.Event()
         # The publisher is owned by this one thread.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")

@@ -5,13 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from broker.edge.grpc.hub import FeedHub
-from broker.service.roster import RosterKeeper
+from broker.service.listening import Listener
+from broker.service.roster import MAX_SIGHTINGS, Name, RosterKeeper
 
 NOTE_EVERY_S = 1.0
 # Many come at once after a start.
 COALESCE_S = 0.1
-# Looking at all who listen takes at most a tenth of the loop's time.
-REST_PER_LOOK = 9
+# Looking at all who listen takes at most a twentieth of the loop's time.
+REST_PER_LOOK = 19
 
 
 class Noting:
@@ -21,23 +22,31 @@ class Noting:
         self._keeper = keeper
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
+        self._news: set[Name] = set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="roster")
-        hub.on_coming_or_going = self._wake.set
+        hub.on_coming_or_going = self._came_or_went
 
     async def run(self) -> None:
         """Note for as long as the task lives."""
+        look_at_s = 0.0
         while True:
             self._wake.clear()
+            news, self._news = self._news, set()
             began_s = self._loop.time()
-            due = self._keeper.due()
-            took_s = self._loop.time() - began_s
+            is_whole = began_s >= look_at_s or len(news) > MAX_SIGHTINGS
+            due = self._keeper.due(None if is_whole else news)
+            if is_whole:
+                took_s = self._loop.time() - began_s
+                look_at_s = began_s + max(NOTE_EVERY_S, self._keeper.refresh_s / 2, took_s * REST_PER_LOOK)
             if due:
                 is_taken = await self._loop.run_in_executor(self._thread, self._keeper.write, due)
                 if is_taken:
                     self._keeper.wrote(due)
-            await asyncio.sleep(max(COALESCE_S, took_s * REST_PER_LOOK))
+                else:
+                    self._news |= news
+            await asyncio.sleep(COALESCE_S)
             with suppress(TimeoutError):
-                async with asyncio.timeout(NOTE_EVERY_S):
+                async with asyncio.timeout(max(0.0, look_at_s - self._loop.time())):
                     await self._wake.wait()
 
     async def close(self) -> None:
@@ -46,3 +55,7 @@ class Noting:
         if words:
             await self._loop.run_in_executor(self._thread, self._keeper.write, words)
         self._thread.shutdown(wait=False)
+
+    def _came_or_went(self, listener: Listener) -> None:
+        self._news.add((listener.verifier, listener.realm))
+        self._wake.set()

@@ -95,7 +95,7 @@ class Session:
         )
         self.subscriber = desk.hub.subscribe(realm.name, self.listener, frozenset(hello.speaks[:MAX_SPOKEN]), wake)
         self._sending = Sending(Source(admitted.principal, realm.name), self.subscriber)
-        desk.hub.on_coming_or_going()
+        desk.hub.on_coming_or_going(self.listener)
 
     @property
     def realm(self) -> str:
@@ -108,7 +108,7 @@ class Session:
         hub.unsubscribe(self.subscriber)
         hub.names.release(self.realm, self.listener.verifier)
         hub.listeners.leave(self.listener, self._desk.clock.boottime_ns())
-        hub.on_coming_or_going()
+        hub.on_coming_or_going(self.listener)
 
     def needs_snapshot(self) -> bool:
         """Return whether it gets nothing more until `bring` is called. Frames that a snapshot will replace go."""
