@@ -3,7 +3,6 @@
 import json
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
-from heapq import nsmallest
 from typing import Any
 
 from broker.edge.grpc.translate import duration, selector_message, timestamp
@@ -51,7 +50,7 @@ def progress(reached: Progress | None, waits_for: str) -> pb.RevokeResponse:
             acknowledged=acknowledged,
             lapsed=len(reached.outcomes) - acknowledged,
             waiting=len(reached.waiting),
-            waiting_for=nsmallest(MAX_NAMED, reached.waiting),
+            waiting_for=sorted(reached.waiting[:MAX_NAMED]),
             waits_for=waits_for,
         )
     )
