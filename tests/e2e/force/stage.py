@@ -133,7 +133,7 @@ class Stage(Served):
     ) -> Verifying:
         papers = self.papers[gateway]
         words = {
-            "endpoint": endpoint or self.endpoint,
+            "endpoint": endpoint or self.listen_endpoint,
             "realm": "evaluation",
             "trust": str(self.trust()),
             "certificate": str(papers.certificate),

@@ -44,7 +44,7 @@ class Attempt:
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Stage]:
-    with Stage(tmp_path) as stage:
+    with Stage(tmp_path, with_feed_door=True) as stage:
         yield stage
 
 

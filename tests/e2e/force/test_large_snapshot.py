@@ -26,7 +26,7 @@ MAX_GROWTH_MIB = 250
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Stage]:
-    with Stage(tmp_path) as stage:
+    with Stage(tmp_path, with_feed_door=True) as stage:
         yield stage
 
 

@@ -31,7 +31,7 @@ MAX_GROWTH_MIB = 224
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Stage]:
-    with Stage(tmp_path) as stage:
+    with Stage(tmp_path, with_feed_door=True) as stage:
         yield stage
 
 
@@ -55,7 +55,7 @@ class Idle:
 @contextmanager
 def idle_stream(stage: Stage, gateway: str) -> Iterator[Idle]:
     options = (("grpc.max_receive_message_length", 8 << 20), ("grpc.use_local_subchannel_pool", 1))
-    with grpc.secure_channel(stage.endpoint, stage.identity(gateway).credentials(), options=options) as channel:
+    with grpc.secure_channel(stage.listen_endpoint, stage.identity(gateway).credentials(), options=options) as channel:
         idle = Idle(channel)
         try:
             yield idle
@@ -95,7 +95,7 @@ def test_p4_p5_slow_consumers_cost_a_bounded_amount_delay_nobody_and_are_resynch
     tokens = {user: stage.token(user) for user in USERS[:8]}
     trust = parse_trust(stage.trust().read_text())["evaluation"]
     with (
-        StallingProxy(stage.port, max_held_bytes=1 << 16) as proxy,
+        StallingProxy(stage.feed_port, max_held_bytes=1 << 16) as proxy,
         stage.verifying("alpha") as swift,
         stage.verifying("beta", endpoint=f"127.0.0.1:{proxy.port}") as slow,
         idle_stream(stage, GATEWAYS[2]) as idle,
