@@ -229,7 +229,8 @@ class Connection:
         except Broken as broken:
             self._flush()
             raise Gone from broken
-        if self.http2.has_more or self._stalled:
+        # If it opened a window, what waits for that goes on already.
+        if self.http2.has_more:
             self._advance()
 
     def _fill(self, line: Line) -> None:

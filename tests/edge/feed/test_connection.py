@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import ssl
+from base64 import b64decode
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from broker.doors import Doors, feed_door_of
 from broker.edge.feed.call import Call, Peer, peer_of
 from broker.edge.feed.connection import READABLE, WRITABLE, Connection, Gone, Line
 from broker.edge.feed.http2 import Code
+from broker.edge.grpc.failures import details_of
 from broker.edge.grpc.login import LoginDoor
 from broker.edge.grpc.outermost import Outermost
 from broker.edge.grpc.session import Desk
@@ -232,6 +234,23 @@ def test_whoever_reads_slowly_gets_all_of_it_in_order_and_is_not_read_meanwhile(
     apart(test)
 
 
+def test_no_more_is_taken_from_a_session_than_the_socket_can_do_with_soon(apart):
+    async def test(room, make):
+        pair = make().shake()
+        line = pair.listen()
+        sent = messages(*[3000] * 60)
+        line.call.session.bring(sent, 1)
+        # As often as the hub has something new meanwhile.
+        for _ in range(3):
+            line.want()
+            pair.pump()
+            assert len(line.call.session.subscriber.backlog) == 60 - 22
+        pair.until_idle()
+        assert pair.data() == b"".join(map(prefixed, sent))
+
+    apart(test)
+
+
 def test_whoever_takes_a_large_snapshot_slowly_is_not_taken_for_silent(apart):
     async def test(room, make):
         pair = make().shake()
@@ -372,7 +391,8 @@ def test_a_call_that_ends_says_so_after_the_message_under_way_and_is_over(apart)
         line.call.session.bring(messages(3000, 7), 1)
         line.want()
         pair.until_idle()
-        line.call.end(Forbidden("it is over", hint="ask an admin"))
+        over = Forbidden("it is over", hint="ask an admin")
+        line.call.end(over)
         pair.until_idle()
         assert len(pair.data()) == 1000
         assert not any(isinstance(event, h2.events.TrailersReceived) for event in pair.events)
@@ -383,6 +403,10 @@ def test_a_call_that_ends_says_so_after_the_message_under_way_and_is_over(apart)
         assert pair.data() == prefixed(messages(3000)[0])
         assert pair.trailers()[b"grpc-status"] == b"7"
         assert pair.trailers()[b"grpc-message"] == b"it is over; ask an admin"
+        # Without padding, as gRPC spells it; here there would be some.
+        details = pair.trailers()[b"grpc-status-details-bin"]
+        assert b64decode(details + b"=" * (-len(details) % 4)) == details_of(over)
+        assert len(details) % 4
         assert not pair.connection.has_calls
         # It ends once.
         line.call.end(None)
@@ -400,6 +424,8 @@ def test_a_snapshot_is_asked_for_once_and_again_only_when_it_is_needed_again(apa
         line = pair.listen()
         for _ in range(3):
             line.want()
+            line.want()
+            assert pair.wanted == [line]
             pair.pump()
         assert pair.asked == [line]
         line.waits_for_snapshot = False
@@ -454,6 +480,7 @@ def test_however_a_call_ends_its_name_is_free_and_nothing_more_is_sent_to_it(apa
             line.want()
             pair.pump()
             assert pair.connection.interest == READABLE
+            assert not pair.connection._stalled
         if how in {"close", "lost", "torn"}:
             assert not pair.connection.is_open
             assert not pair.connection.has_calls
@@ -558,9 +585,9 @@ def test_a_message_may_come_in_any_pieces_and_several_in_one(apart):
         for piece in prefixed(HELLO_MESSAGE):
             assert line.call.session is None
             assert line.call.data(bytes((piece,)))
-        assert line.call.data(prefixed(nack) + prefixed(last) + prefixed(nack)[:3])
+        assert line.call.data(prefixed(nack) + prefixed(last) + prefixed(nack)[:8])
         assert line.call.session.listener.last_nack == "LAST"
-        assert line.call.data(prefixed(nack)[3:])
+        assert line.call.data(prefixed(nack)[8:])
         assert line.call.session.listener.last_nack == "ONE"
         # What follows the last word is not read.
         leave = feed_pb2.ListenRequest(leave=feed_pb2.Leave()).SerializeToString()
