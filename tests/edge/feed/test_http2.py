@@ -303,13 +303,15 @@ def test_a_peer_can_send_for_ever_for_its_credit_is_given_back():
     client = client_of()
     client.send_headers(1, LISTEN)
     sent = 0
-    while sent < 3 << 20:
-        size = min(client.local_flow_control_window(1) - 11, 9_000)
+    while sent < 1 << 20:
+        size = min(client.local_flow_control_window(1) - 201, 2_000)
         assert size > 0
-        client.send_data(1, bytes(size), pad_length=10)
+        client.send_data(1, bytes(size), pad_length=200)
         sent += size
         heard.http2.receive(client.data_to_send())
         client.receive_data(heard.http2.taken())
+        # Nor is it given more than it used.
+        assert max(client.streams[1].outbound_flow_control_window, client.outbound_flow_control_window) <= 65_535
     assert len(heard.said[1]) == sent
 
 
@@ -444,8 +446,9 @@ def test_a_window_that_shrinks_below_nothing_sends_nothing_until_it_has_grown_ag
     http2.send(3, b"x")
     http2.receive(raw(WINDOW, 0, 0, number(100)))
     assert http2.taken() == b""
-    http2.receive(raw(SETTINGS, 0, 0, setting(4, 6)))
-    assert (DATA, 0, 3, prefixed(b"x")[:5]) in list(frames(http2.taken()))
+    http2.receive(raw(SETTINGS, 0, 0, setting(4, 3)))
+    # The acknowledgement goes first: it is what the new window counts from.
+    assert list(frames(http2.taken())) == [(SETTINGS, ACK, 0, b""), (DATA, 0, 3, prefixed(b"x")[:3])]
 
 
 def test_a_window_of_the_connection_wakes_every_stream_that_waits_for_it():
@@ -457,6 +460,25 @@ def test_a_window_of_the_connection_wakes_every_stream_that_waits_for_it():
     assert http2.waiting() == [3]
     http2.receive(raw(WINDOW, 0, 0, number(1 << 20)))
     assert sum(len(payload) for kind, _, stream, payload in frames(http2.taken()) if kind == DATA) == 80_010 - 65_535
+
+
+def test_small_messages_keep_to_the_window_of_the_connection_too():
+    http2, _ = greeted(PREFACE + raw(SETTINGS, 0, 0, setting(4, 1 << 20)))
+    http2.receive(opened(1))
+    out = b""
+    while http2.is_ready(1):
+        http2.send(1, bytes(995))
+        out += http2.taken()
+    assert sum(len(payload) for kind, _, _, payload in frames(out) if kind == DATA) == 65_535
+
+
+def test_a_peer_that_takes_huge_frames_gets_none_that_is_larger_than_what_is_made_ready_at_once():
+    http2, _ = greeted(
+        PREFACE + raw(SETTINGS, 0, 0, setting(4, MOST) + setting(5, 1 << 20)) + raw(WINDOW, 0, 0, number(1 << 20))
+    )
+    http2.receive(opened(1))
+    http2.send(1, bytes(300_000))
+    assert [len(payload) for kind, _, _, payload in frames(http2.taken()) if kind == DATA] == [5, 1 << 16]
 
 
 def test_a_frame_is_no_larger_than_the_peer_takes_them():
