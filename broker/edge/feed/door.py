@@ -210,7 +210,8 @@ class Door:
         try:
             messages, head = await self._desk.hub.snapshot(realm)
         except SignerUnavailable:
-            self._waiting.setdefault(realm, []).extend(lines)
+            # Who has gone meanwhile waits no more.
+            self._waiting.setdefault(realm, []).extend(line for line in lines if line.call.session is not None)
             await asyncio.sleep(NO_SNAPSHOT_S)
             return
         except Exception as failed:  # noqa: BLE001 - told to those who wait
