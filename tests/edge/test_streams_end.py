@@ -155,9 +155,9 @@ def over_grpc_aio(model, verifier, token):
         thread.join(10)
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["grpc-door", "feed-door"])
-def broker(request, tmp_path_factory):
-    with Served(tmp_path_factory.mktemp("served"), with_feed_door=request.param) as served:
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory):
+    with Served(tmp_path_factory.mktemp("served"), with_feed_door=True) as served:
         yield served
 
 
