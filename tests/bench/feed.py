@@ -26,6 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--verifiers", help="numbers of verifiers, with commas")
     parser.add_argument("--sdk", help="numbers of verifiers also played by gRPC's own client")
+    parser.add_argument("--grpc", help="numbers of verifiers also played at the door of gRPC")
     parser.add_argument("--tokens", type=int, help="single tokens in the storm; 0 leaves it out")
     parser.add_argument("--rounds", type=int, help="revocations for each number of verifiers")
     parser.add_argument(
@@ -33,13 +34,17 @@ def main() -> None:
     )
     parser.add_argument("--names", type=int, default=10_000, help="names in the policy; beyond, verifiers share them")
     parser.add_argument("--quick", action="store_true", help="small numbers where none are given: does it run?")
-    parser.set_defaults(verifiers="10,100,1000,10000", sdk="1000", tokens=1_000_000, rounds=10)
+    parser.set_defaults(verifiers="10,100,1000,10000", sdk="1000", grpc="1000", tokens=1_000_000, rounds=10)
     if parser.parse_known_args()[0].quick:
-        parser.set_defaults(verifiers="10,50,200", sdk="50", tokens=20_000, rounds=3)
+        parser.set_defaults(verifiers="10,50,200", sdk="50", grpc="50", tokens=20_000, rounds=3)
     options = parser.parse_args()
     _prepare()
     began = time.monotonic()
-    runs = [("light", count) for count in _numbers(options.verifiers)] + [("sdk", n) for n in _numbers(options.sdk)]
+    runs = [
+        (players, count)
+        for players, numbers in (("light", options.verifiers), ("light at gRPC", options.grpc), ("sdk", options.sdk))
+        for count in _numbers(numbers)
+    ]
     largest = max([count for _, count in runs], default=0)
     scales: list[feeding.Scale] = []
     rows: list[Row] = []

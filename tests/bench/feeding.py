@@ -66,13 +66,14 @@ class Unborne(Exception):
 
 
 class Swarm:
-    """A process that plays verifiers: `light`, or `sdk` with gRPC's own client."""
+    """A process that plays verifiers: `light` at the feed's own door, `light at gRPC` at the door of gRPC, and `sdk`
+    there with gRPC's own client."""
 
     def __init__(
         self, broker: Served, count: int, papers: Sequence[Issued], players: str = "light", join_per_s: float = 400
     ) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", {"light": "tests.bench.light", "sdk": "tests.bench.swarm"}[players]],
+            [sys.executable, "-m", "tests.bench.swarm" if players == "sdk" else "tests.bench.light"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if players == "sdk" else None,

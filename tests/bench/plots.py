@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 from tests.bench.feeding import WANTED, Scale
 from tests.bench.measuring import percentile
 
-STYLES = {"light": "-", "sdk": "--"}
+STYLES = {"light": "-", "light at gRPC": "-.", "sdk": "--"}
 
 
 def draw(scales: Sequence[Scale], beside: Path) -> list[Path]:
