@@ -32,7 +32,8 @@ SHAKE_S = 20.0
 SILENT_S, UNANSWERED_S = 10.0, 5.0
 SWEEP_S = 1.0
 NO_SNAPSHOT_S = 0.2
-NO_HANDLES_S = 0.5
+# Longer than the socket itself keeps quiet after that.
+NO_HANDLES_S = 1.0
 RECORD_BYTES = 1 << 14
 
 
