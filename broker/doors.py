@@ -1,6 +1,5 @@
 """The doors of a broker process: where it listens, and with which certificates."""
 
-import errno
 import socket
 import ssl
 import time
@@ -13,12 +12,12 @@ from typing import Any, TypeVar
 import grpc
 import uvicorn
 
+from broker.edge.feed.door import NO_HANDLES
 from broker.edge.http.patience import PatientProtocol
 from broker.errors import ConfigInvalid
 
 Bound = TypeVar("Bound")
 
-NO_HANDLES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # A little less than asyncio waits before it tries again.
 QUIET_S = 0.9
 

@@ -15,7 +15,7 @@ from broker.edge.feed.http2 import literal
 from broker.edge.grpc.callers import PeerCertificate, read_certificate
 from broker.edge.grpc.failures import code_of, details_of
 from broker.edge.grpc.login import must_not_authorize
-from broker.edge.grpc.outermost import Outermost, failure_of, status_message_of
+from broker.edge.grpc.outermost import Outermost, failure_of, status_message_of, unreadable
 from broker.edge.grpc.session import Desk, Session
 from broker.errors import Failure, Invalid, Unauthenticated
 from broker.service.calling import Caller
@@ -180,9 +180,7 @@ class Call:
         try:
             request = feed_pb2.ListenRequest.FromString(message)
         except DecodeError:
-            raise Invalid(
-                "request", "is not a message of this method", hint="send what protos/broker/v1 says"
-            ) from None
+            raise unreadable() from None
         if self.session is None:
             self.session = Session(
                 self._desk, request, self._caller, self._peer.digest, self._peer.address, self._line.want

@@ -32,6 +32,7 @@ SHAKE_S = 20.0
 SILENT_S, UNANSWERED_S = 10.0, 5.0
 SWEEP_S = 1.0
 NO_SNAPSHOT_S = 0.2
+NO_HANDLES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # Longer than the socket itself keeps quiet after that.
 NO_HANDLES_S = 1.0
 RECORD_BYTES = 1 << 14
@@ -132,7 +133,7 @@ class Door:
             except BlockingIOError:
                 return
             except OSError as failed:
-                if failed.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                if failed.errno in NO_HANDLES:
                     # Those who wait are there again in a moment, and handles perhaps, too.
                     log.warning("no handles are left for those who connect to the feed")
                     self._epoll.unregister(self._bound)

@@ -200,9 +200,14 @@ def _reader(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any
     return read
 
 
+def unreadable() -> Invalid:
+    """Return what to say of a message that cannot be read."""
+    return Invalid("request", "is not a message of this method", hint="send what protos/broker/v1 says")
+
+
 def _readable(request: Any) -> Any:
     if isinstance(request, _Unreadable):
-        raise Invalid("request", "is not a message of this method", hint="send what protos/broker/v1 says")
+        raise unreadable()
     return request
 
 
