@@ -1,11 +1,12 @@
-"""Calls in threads of their own that run one at a time, while the loop waits for them, so that all is in one order."""
+"""Calls that block as if in threads of their own, run one at a time while the loop waits, so that all is in one order."""
 
 import asyncio
-import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any
+
+from greenlet import getcurrent, greenlet
 
 from tests.simulation.nodes import NODE, NS_PER_S, Node
 
@@ -18,12 +19,12 @@ class Killed(BaseException):
 
 
 class Job:
-    """A call in a thread of its own, which runs only while the loop waits for it, so that all is in one order."""
+    """A call on a stack of its own, which runs only while the loop waits for it, so that all is in one order."""
 
     def __init__(self, loop: "SimLoop", node: Node, future: "SimFuture", call: Callable[[], Any], lane: "Lane") -> None:
         self.loop, self.node, self.future, self.lane = loop, node, future, lane
         self._call = call
-        self._worker: Worker | None = None
+        self._stack: greenlet | None = None
         self._is_killed = False
         node.jobs[self] = None
 
@@ -32,31 +33,14 @@ class Job:
         if self.node.is_dead or not self.future.set_running_or_notify_cancel():
             self.end()
             return
-        self._worker = _idle.pop() if _idle else Worker()
-        self._worker.job = self
+        self._stack = greenlet(self._run)
         self._step()
 
-    def body(self) -> None:
-        """In the worker's thread: the whole call."""
-        try:
-            if self._is_killed:
-                return
-            result = self._call()
-        except Killed:
-            return
-        except BaseException as failure:
-            if not self._is_killed:
-                self.future.set_exception(failure)
-        else:
-            if not self._is_killed:
-                self.future.set_result(result)
-
     def wait(self) -> None:
-        """In the worker's thread: let the loop go on until `resume`. Raises Killed."""
-        worker = self._worker
-        assert worker is not None
-        worker.yielded.release()
-        worker.go.acquire()
+        """In the job: let the loop go on until `resume`. Raises Killed."""
+        stack = self._stack
+        assert stack is getcurrent()
+        stack.parent.switch()
         if self._is_killed:
             raise Killed
 
@@ -69,7 +53,7 @@ class Job:
         """Unwind what blocks, without effect."""
         self._is_killed = True
         self.node.jobs.pop(self, None)
-        if self._worker is not None:
+        if self._stack is not None:
             self._step()
 
     def end(self) -> None:
@@ -77,49 +61,38 @@ class Job:
         self.node.jobs.pop(self, None)
         self.lane.ended()
 
-    def _step(self) -> None:
-        worker = self._worker
-        assert worker is not None
-        before = self.loop.job
-        self.loop.job = self
-        worker.go.release()
-        worker.yielded.acquire()
-        self.loop.job = before
-        if worker.is_done:
-            worker.is_done = False
-            self._worker = None
-            worker.job = None
-            _idle.append(worker)
-            self.end()
-
-
-class Worker:
-    """A thread that takes turns with the loop."""
-
-    def __init__(self) -> None:
-        self.go, self.yielded = threading.Lock(), threading.Lock()
-        self.go.acquire()
-        self.yielded.acquire()
-        self.job: Job | None = None
-        self.is_done = False
-        threading.Thread(target=self._run, name="simulated", daemon=True).start()
-
     def _run(self) -> None:
-        while True:
-            self.go.acquire()
-            job = self.job
-            assert job is not None
-            job.node.context.copy().run(self._turn, job)
-            self.is_done = True
-            del job
-            self.yielded.release()
+        """On the job's own stack: the whole call."""
+        self.node.context.copy().run(self._body)
 
-    def _turn(self, job: Job) -> None:
+    def _body(self) -> None:
+        try:
+            result = self._call()
+        except Killed:
+            return
+        except BaseException as failure:
+            if not self._is_killed:
+                self.future.set_exception(failure)
+        else:
+            if not self._is_killed:
+                self.future.set_result(result)
+
+    def _step(self) -> None:
+        stack = self._stack
+        assert stack is not None
+        stack.parent = getcurrent()
+        before, self.loop.job = self.loop.job, self
+        # To the code in it a job is a thread, where no loop runs.
+        running = asyncio._get_running_loop()
         asyncio._set_running_loop(None)
-        job.body()
-
-
-_idle: list[Worker] = []
+        try:
+            stack.switch()
+        finally:
+            asyncio._set_running_loop(running)
+            self.loop.job = before
+        if stack.dead:
+            self._stack = None
+            self.end()
 
 
 class SimFuture(Future[Any]):

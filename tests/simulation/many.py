@@ -1,5 +1,6 @@
 """Many runs on all cores."""
 
+import logging
 import multiprocessing
 import os
 import time
@@ -42,6 +43,7 @@ def run_many(first: int, count: int, workers: int) -> int:
 
 
 def _begin() -> None:
+    logging.getLogger("broker").setLevel(logging.ERROR)
     # Each worker process keeps to a core of its own.
     number = multiprocessing.current_process()._identity[0]
     os.environ["SIMULATION_WORKER"] = str(number)

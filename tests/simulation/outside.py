@@ -8,14 +8,17 @@ from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from broker.adapters.memory_signer import MemoryKey
 from broker.errors import Failure, SignerUnavailable, StoreUnavailable
+from broker.sdk import opening
 from broker.sdk.remembered import Remembered
 from broker.service.ports import Appended, Changes, Head, PolicyRecord, RevocationRecord, Write
+from broker.token import completion, keys, verification
 from broker.token.jws import assemble
 from broker.token.keys import (
     Purpose,
@@ -25,6 +28,7 @@ from broker.token.keys import (
     public_jwk,
     raw_signature,
     thumbprint,
+    verify_es256,
 )
 from tests.fakes import Disk, FakeLedger
 from tests.simulation.jobs import SimFuture, SimLock
@@ -32,6 +36,7 @@ from tests.simulation.loop import SimLoop
 from tests.simulation.nodes import NS_PER_S, Node
 
 MS = 1_000_000
+MOST_VERDICTS = 4096
 EPOCH = datetime(2027, 1, 15, 8, tzinfo=UTC)
 EPOCH_NS = int(EPOCH.timestamp()) * NS_PER_S
 REALMS = ("evaluation", "research")
@@ -58,7 +63,7 @@ def keys_of(realm: str, purpose: Purpose) -> tuple[MemoryKey, ...]:
     """The keys that a realm has for a purpose, one after the other."""
     trust, root = trust_of(realm), private_key(f"root {realm}")
     now_s = int(EPOCH.timestamp())
-    keys = []
+    made = []
     for number in range(2):
         private = private_key(f"{purpose} {realm} {number}")
         jwk = public_jwk(private.public_key())
@@ -67,8 +72,30 @@ def keys_of(realm: str, purpose: Purpose) -> tuple[MemoryKey, ...]:
         )
         message = certificate_signing_input(thumbprint(trust.roots[0]), payload)
         certificate = assemble(message, raw_signature(root.sign(message, ES256)))
-        keys.append(MemoryKey(thumbprint(jwk), certificate, EPOCH + timedelta(days=1), private))
-    return tuple(keys)
+        made.append(MemoryKey(thumbprint(jwk), certificate, EPOCH + timedelta(days=1), private))
+    return tuple(made)
+
+
+_verdicts: dict[tuple[ec.EllipticCurvePublicNumbers, bytes, bytes], bool] = {}
+
+
+def _remembered(key: ec.EllipticCurvePublicKey, signature: bytes, message: bytes) -> bool:
+    what = key.public_numbers(), signature, message
+    verdict = _verdicts.get(what)
+    if verdict is None:
+        if len(_verdicts) > MOST_VERDICTS:
+            _verdicts.clear()
+        verdict = _verdicts[what] = verify_es256(key, signature, message)
+    return verdict
+
+
+@contextlib.contextmanager
+def remembered_signatures() -> Iterator[None]:
+    """Check a signature over a message by a key once only, though every verifier does: most of a run's time went there."""
+    with contextlib.ExitStack() as patches:
+        for module in (keys, opening, verification, completion):
+            patches.enter_context(patch.object(module, "verify_es256", _remembered))
+        yield
 
 
 class SimSigner:
@@ -84,8 +111,8 @@ class SimSigner:
         self._turns += 1
 
     def current(self, realm: str, purpose: Purpose) -> MemoryKey:
-        keys = keys_of(realm, purpose)
-        for key in keys if self._turns % 2 == 0 else reversed(keys):
+        both = keys_of(realm, purpose)
+        for key in both if self._turns % 2 == 0 else reversed(both):
             if not self.is_away and key.kid not in self._revoked:
                 return key
         raise SignerUnavailable(f"no key for {purpose} in {realm}")

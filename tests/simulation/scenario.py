@@ -1,5 +1,6 @@
 """One run from one seed: who is there, what they do, and what goes wrong."""
 
+import functools
 import gc
 import logging
 import os
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from tests.simulation.faults import Faults
 from tests.simulation.history import History
 from tests.simulation.nodes import NS_PER_S
+from tests.simulation.outside import remembered_signatures
 from tests.simulation.processes import VerifierProcess
 from tests.simulation.world import Place
 
@@ -153,27 +155,38 @@ def _worker() -> int:
     return int(name.removeprefix("gw")) if name else os.getpid()
 
 
+def _set_level(log: logging.Logger, level: int) -> None:
+    # To set it anew costs a walk over all loggers.
+    if log.level != level:
+        log.setLevel(level)
+
+
+@functools.cache
+def _freeze_once() -> None:
+    gc.collect()
+    gc.freeze()
+
+
 def run(seed: int) -> Result:
     """Run the scenario of a seed."""
     log, defects = logging.getLogger("broker"), _Defects()
     before = log.level, log.propagate
     log.addHandler(defects)
-    log.setLevel(logging.ERROR)
+    _set_level(log, logging.ERROR)
     log.propagate = False
-    if not gc.get_freeze_count():
-        gc.collect()
-        gc.freeze()
+    _freeze_once()
     gc.disable()
     cores = os.sched_getaffinity(0)
     # Its threads take turns, which costs a multiple of the time when each is on another core.
     os.sched_setaffinity(0, {sorted(cores)[_worker() % len(cores)]})
     try:
-        result = Scenario(seed).run()
+        with remembered_signatures():
+            result = Scenario(seed).run()
     finally:
         os.sched_setaffinity(0, cores)
         gc.enable()
         log.removeHandler(defects)
-        log.level, log.propagate = before
-        log.manager._clear_cache()
+        _set_level(log, before[0])
+        log.propagate = before[1]
     result.violations += [f"defect: {found}" for found in defects.found]
     return result
