@@ -43,12 +43,20 @@ class Pace:
     echo_every_s: float = 10.0
     # Until the first answer of a broker process: without one there is no lease.
     echo_again_s: float = 1.0
-    ack_every_s: float = 1.0
+    # When nothing has changed; what changes something is acknowledged at once. At most half a lease, see `ack_after_s`.
+    ack_every_s: float = 2.0
     persist_every_s: float = 10.0
     # A new stream may begin with a large snapshot that the broker has yet to make.
     first_frame_s: float = 10.0
     backoff_first_s: float = 0.2
     backoff_most_s: float = 5.0
+
+    def ack_after_s(self, lease_ms: int) -> float:
+        """Return how long after the last acknowledgement the next is due.
+
+        The broker holds who is silent for a lease for lapsed.
+        """
+        return min(self.ack_every_s, lease_ms / MS_PER_S / 2)
 
 
 @functools.cache
@@ -311,7 +319,7 @@ class Stream:
         return self._echoed_at_s + every_s
 
     def _ack_at_s(self) -> float:
-        return 0.0 if self._is_ack_urgent else self._acked_at_s + self._pace.ack_every_s
+        return 0.0 if self._is_ack_urgent else self._acked_at_s + self._pace.ack_after_s(self._follower.state.lease_ms)
 
     async def _ask_echo(self, call: Any) -> None:
         nonce, now_ns = self._outside.random_bytes(NONCE_BYTES), self._outside.boottime_ns()

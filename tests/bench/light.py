@@ -97,12 +97,13 @@ class Player:
             self.deadline_s = now_s + PACE.first_frame_s
         self._swarm.story.note(self.number, follower, step)
         if step.in_force:
-            if step.has_contents or now_s - self.acked_s >= PACE.ack_every_s:
+            every_s = PACE.ack_after_s(state.lease_ms)
+            if step.has_contents or now_s - self.acked_s >= every_s:
                 self.is_ack_planned = True
                 self._swarm.soon.append(self)
             elif not self.is_ack_planned:
                 self.is_ack_planned = True
-                self._swarm.later(self.acked_s + PACE.ack_every_s, self.acknowledge_then)
+                self._swarm.later(self.acked_s + every_s, self.acknowledge_then)
         every_s = PACE.echo_again_s if follower.needs_echo else PACE.echo_every_s
         if now_s - self.echoed_s >= every_s and not follower.is_echo_under_way:
             self._ask_echo(now_s)
