@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 ARGS ?=
-WORKERS ?= 2
+WORKERS ?= 3
 SEEDS ?= 100000
 FIRST ?= 0
 

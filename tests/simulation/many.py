@@ -2,7 +2,6 @@
 
 import logging
 import multiprocessing
-import os
 import time
 from collections import Counter
 
@@ -44,9 +43,6 @@ def run_many(first: int, count: int, workers: int) -> int:
 
 def _begin() -> None:
     logging.getLogger("broker").setLevel(logging.ERROR)
-    # Each worker process keeps to a core of its own.
-    number = multiprocessing.current_process()._identity[0]
-    os.environ["SIMULATION_WORKER"] = str(number)
 
 
 def _chunk(seeds: range) -> "tuple[int, list[tuple[int, str]], Counter[str]]":

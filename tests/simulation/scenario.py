@@ -3,7 +3,6 @@
 import functools
 import gc
 import logging
-import os
 from dataclasses import dataclass
 
 from tests.simulation.faults import Faults
@@ -149,12 +148,6 @@ class _Defects(logging.Handler):
         self.found.append(f"{record.getMessage()}: {why!r}")
 
 
-def _worker() -> int:
-    """Which of pytest's or of our own worker processes this is."""
-    name = os.environ.get("PYTEST_XDIST_WORKER", "") or os.environ.get("SIMULATION_WORKER", "")
-    return int(name.removeprefix("gw")) if name else os.getpid()
-
-
 def _set_level(log: logging.Logger, level: int) -> None:
     # To set it anew costs a walk over all loggers.
     if log.level != level:
@@ -176,14 +169,10 @@ def run(seed: int) -> Result:
     log.propagate = False
     _freeze_once()
     gc.disable()
-    cores = os.sched_getaffinity(0)
-    # Its threads take turns, which costs a multiple of the time when each is on another core.
-    os.sched_setaffinity(0, {sorted(cores)[_worker() % len(cores)]})
     try:
         with remembered_signatures():
             result = Scenario(seed).run()
     finally:
-        os.sched_setaffinity(0, cores)
         gc.enable()
         log.removeHandler(defects)
         _set_level(log, before[0])
