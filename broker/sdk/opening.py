@@ -1,6 +1,6 @@
 """Opens what a broker signed for a realm: from bytes to a checked body, or a refusal. Pure."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -178,7 +178,8 @@ def later(one: TrustedKey | None, other: TrustedKey) -> TrustedKey:
     return one if one is not None and one.expires >= other.expires else other
 
 
-_Form = tuple[Shape, tuple[Callable[[str], object], ...], Shape]
+_Checks = tuple[Callable[[str], object], ...]
+_Form = tuple[Shape, _Checks, Shape, _Checks]
 Entry = tuple[Shape, tuple[str, ...], int, int]
 """A revocation as the matcher takes it: shape, values, index, and the instant at which it may be dropped."""
 
@@ -196,21 +197,30 @@ def revocations_of(body: feed_pb2.FrameBody, *, first: int, stop: int, arrived_n
     forms: dict[tuple[int, ...], _Form] = {}
     keep: dict[int, int] = {}
     found: list[Entry] = []
+    realm = body.realm
     last = first
+    # A million come in one snapshot, nearly all of one form, and each message's field costs more than a comparison.
+    numbers: Sequence[int] = ()
+    form: _Form = ((), (), (), ())
     for entry in body.revocations:
         index = entry.index
         if not last <= index < stop:
             raise FrameRefused("a revocation out of the frame's range or order")
         last = index
-        numbers = tuple(entry.dimensions)
-        form = forms.get(numbers)
-        if form is None:
-            form = forms[numbers] = _form(numbers)
-        shape, checks, without_realm = form
-        values = tuple(entry.values)
+        these = entry.dimensions[:]
+        if these != numbers:
+            numbers = these
+            known = forms.get(tuple(numbers))
+            form = forms[tuple(numbers)] = known or _form(tuple(numbers))
+        shape, checks, without_realm, other_checks = form
+        values = entry.values[:]
         if len(values) != len(checks):
             raise FrameRefused("a revocation with a malformed selector")
-        for is_valid, value in zip(checks, values, strict=True):
+        if without_realm and values[0] == realm:
+            # The frame's realm is ours, so this value is well formed.
+            shape, checks = without_realm, other_checks
+            del values[0]
+        for is_valid, value in zip(checks, values):  # noqa: B905 - as many, see above
             if not is_valid(value):
                 raise FrameRefused("a revocation with a malformed selector")
         keep_s = entry.keep_s
@@ -218,21 +228,18 @@ def revocations_of(body: feed_pb2.FrameBody, *, first: int, stop: int, arrived_n
         if drop_at_ns is None:
             keep_ns = keep_s * NS_PER_S
             drop_at_ns = keep[keep_s] = arrived_ns + keep_ns + drift_ns(keep_ns)
-        if without_realm and values[0] == body.realm:
-            found.append((without_realm, values[1:], index, drop_at_ns))
-        else:
-            found.append((shape, values, index, drop_at_ns))
+        found.append((shape, tuple(values), index, drop_at_ns))
     return found
 
 
 def _form(numbers: tuple[int, ...]) -> _Form:
-    """Return a shape, the checks of its values, and the shape without the realm, if it is one condition of several."""
+    """Return a shape and the checks of its values, and both without the realm, if it is one condition of several."""
     shape = _shape(numbers)
     try:
         checks = checks_of(shape)
     except Invalid as bad:
         raise FrameRefused("a revocation with a malformed selector") from bad
-    return shape, checks, shape[1:] if shape[0] is Dimension.REALM else ()
+    return (shape, checks, shape[1:], checks[1:]) if shape[0] is Dimension.REALM else (shape, checks, (), ())
 
 
 def _shape(numbers: tuple[int, ...]) -> Shape:
