@@ -499,6 +499,11 @@ def _raw(index: int, dimensions: list[int], values: list[str]) -> feed_pb2.FeedR
         _raw(11, [3], [""]),
         _raw(11, [3], ["Bob"]),
         _raw(11, [11], ["short"]),
+        _raw(11, [1, 3], ["evaluation", "Bob"]),
+        _raw(11, [1, 3], ["evaluation"]),
+        _raw(11, [1, 3], ["evaluation", "bob", "al"]),
+        _raw(11, [1, 3], ["Evaluation", "bob"]),
+        _raw(11, [1, 3], ["bob", "evaluation", "bob"]),
     ],
 )
 def test_one_malformed_revocation_refuses_the_frame_and_applies_nothing(bad):
