@@ -94,7 +94,7 @@ class Opener:
             case _:
                 raise FrameRefused("a message that is neither frame nor echo")
 
-    def token_keys(self, certificates: list[str]) -> dict[str, TrustedKey]:
+    def token_keys(self, certificates: Sequence[str]) -> dict[str, TrustedKey]:
         """Return the token keys that `certificates` vouch for. Raises FrameUntrusted if one does not."""
         keys: dict[str, TrustedKey] = {}
         for certificate in certificates:

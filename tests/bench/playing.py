@@ -2,12 +2,13 @@
 
 import json
 import time
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 from broker.sdk.following import Follower, Step
-from broker.sdk.opening import OpenedEcho, OpenedFrame, Opener
-from broker.token.keys import RealmTrust
+from broker.sdk.opening import OpenedEcho, OpenedFrame, OpenedKept, Opener
+from broker.token.keys import RealmTrust, TrustedKey
 
 
 class SharedOpener(Opener):
@@ -16,9 +17,13 @@ class SharedOpener(Opener):
     def __init__(self, trust: RealmTrust) -> None:
         super().__init__(trust)
         self._opened = lru_cache(64)(super().open)
+        self._certified_keys = lru_cache(64)(lambda certificates: super(SharedOpener, self).token_keys(certificates))
 
-    def open(self, message: bytes) -> OpenedFrame | OpenedEcho:
+    def open(self, message: bytes) -> OpenedFrame | OpenedEcho | OpenedKept:
         return self._opened(message)
+
+    def token_keys(self, certificates: Sequence[str]) -> dict[str, TrustedKey]:
+        return self._certified_keys(tuple(certificates)) if certificates else {}
 
 
 class Story:
