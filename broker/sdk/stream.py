@@ -40,7 +40,10 @@ NS_PER_MS = 1_000_000
 class Pace:
     """How often what is done, in seconds."""
 
-    echo_every_s: float = 10.0
+    # Clocks drift apart by so little meanwhile that a lease loses 1 % at most; each answer is signed for one alone.
+    echo_every_s: float = 30.0
+    # While what is left of the lease is less than half, see `echo_after_s`.
+    echo_poor_s: float = 10.0
     # Until the first answer of a broker process: without one there is no lease.
     echo_again_s: float = 1.0
     # When nothing has changed; what changes something is acknowledged at once. At most half a lease, see `ack_after_s`.
@@ -50,6 +53,16 @@ class Pace:
     first_frame_s: float = 10.0
     backoff_first_s: float = 0.2
     backoff_most_s: float = 5.0
+
+    def echo_after_s(self, left_ns: int, lease_ms: int) -> float:
+        """Return how long after the last echo the next is asked for, by what is left of the lease.
+
+        Frames come before half of it has passed, so less means that the best answer was a slow one, and a better one
+        gives a longer lease. None left, as behind a large snapshot: nothing is accepted until there is one.
+        """
+        if left_ns < 0:
+            return self.echo_again_s
+        return self.echo_every_s if left_ns * 2 >= lease_ms * NS_PER_MS else min(self.echo_poor_s, self.echo_every_s)
 
     def ack_after_s(self, lease_ms: int) -> float:
         """Return how long after the last acknowledgement the next is due.
@@ -313,10 +326,11 @@ class Stream:
         if self._follower.is_echo_under_way:
             # A second question would make a late answer to the first one that nobody asked for.
             return math.inf
-        # An answer that took longer than the lease, as behind a large snapshot, lets nothing be accepted: ask anew.
-        is_lapsed = self._follower.state.accept_until_ns < self._outside.boottime_ns()
-        every_s = self._pace.echo_again_s if self._follower.needs_echo or is_lapsed else self._pace.echo_every_s
-        return self._echoed_at_s + every_s
+        if self._follower.needs_echo:
+            return self._echoed_at_s + self._pace.echo_again_s
+        state = self._follower.state
+        left_ns = state.accept_until_ns - self._outside.boottime_ns()
+        return self._echoed_at_s + self._pace.echo_after_s(left_ns, state.lease_ms)
 
     def _ack_at_s(self) -> float:
         return 0.0 if self._is_ack_urgent else self._acked_at_s + self._pace.ack_after_s(self._follower.state.lease_ms)
