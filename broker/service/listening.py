@@ -116,6 +116,9 @@ class Watch:
     cuts: dict[tuple[str, str], int] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
     on_change: Callable[[], None] | None = None
+    """Called when it may be settled; what lapses makes no noise."""
+    # How many have acknowledged something since `progress` looked last.
+    heard: int = 0
     # Whether the feed has published the revocation: whoever joins after that gets it with the first frame.
     is_published: bool = False
 
@@ -172,7 +175,11 @@ class Listeners:
         listener.acknowledged_ns = now_ns
         if head > listener.head:
             listener.head = head
-            self._notify()
+            for watch in self._watches:
+                watch.heard += 1
+                # A look costs as much as there are verifiers, so none before it can be the last one.
+                if watch.heard >= len(watch.waiting) and watch.on_change is not None:
+                    watch.on_change()
 
     def cut(self, listener: Listener, index: int, uses: int) -> None:
         """Note that a revocation cut running uses at a verifier. Comes before the acknowledgement that covers it."""
@@ -239,6 +246,7 @@ class Listeners:
         since the commit: it can hold only frames read before the commit (P5), whatever it did since.
         Until the feed has published the index, a verifier may yet join on an older snapshot.
         """
+        watch.heard = 0
         watch.is_published = watch.is_published or published_head > watch.index
         next_look_ns = watch.unknown_until_ns
         for stream, listener in list(watch.waiting.items()):

@@ -32,6 +32,8 @@ MAX_WATCHED = 512
 COALESCE_S = 0.003
 # Looking takes at most a fifth of the loop's time.
 REST_PER_LOOK = 4
+# So much more when nothing says that it may be the last one.
+REST_UNTIL_WOKEN = 16
 LOOK_AGAIN_S = 0.05
 ADOPT_EVERY_S = 5.0
 ASK_STORE_EVERY_S = 0.25
@@ -167,11 +169,11 @@ class Completions:
                 self._look(pending)
             took_s = (self._clock.boottime_ns() - started_ns) / 1e9
             await asyncio.sleep(max(COALESCE_S, took_s * REST_PER_LOOK))
-            # A lease that runs out makes no noise.
+            # A lease that runs out makes no noise, nor does progress before it is the last one's.
             waits = any(pending.finishing is None for pending in self._pending.values())
             # Not wait_for, which in 3.11 swallows a cancellation that comes together with a wake.
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_AGAIN_S if waits else ADOPT_EVERY_S):
+                async with asyncio.timeout(max(LOOK_AGAIN_S, took_s * REST_UNTIL_WOKEN) if waits else ADOPT_EVERY_S):
                     await self._wake.wait()
 
     def _begin(self, revoked: Revoked, committed_ns: int, earlier_ns: int) -> None:
