@@ -1,5 +1,6 @@
 """Opens what a broker signed for a realm: from bytes to a checked body, or a refusal. Pure."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -194,7 +195,6 @@ def revocations_of(body: feed_pb2.FrameBody, *, first: int, stop: int, arrived_n
     Raises:
         FrameRefused: One is malformed, out of order, or has an index outside `first` to `stop` (excluded).
     """
-    forms: dict[tuple[int, ...], _Form] = {}
     keep: dict[int, int] = {}
     found: list[Entry] = []
     realm = body.realm
@@ -210,8 +210,7 @@ def revocations_of(body: feed_pb2.FrameBody, *, first: int, stop: int, arrived_n
         these = entry.dimensions[:]
         if these != numbers:
             numbers = these
-            known = forms.get(tuple(numbers))
-            form = forms[tuple(numbers)] = known or _form(tuple(numbers))
+            form = _form(tuple(numbers))
         shape, checks, without_realm, other_checks = form
         values = entry.values[:]
         if len(values) != len(checks):
@@ -232,6 +231,7 @@ def revocations_of(body: feed_pb2.FrameBody, *, first: int, stop: int, arrived_n
     return found
 
 
+@functools.lru_cache(256)
 def _form(numbers: tuple[int, ...]) -> _Form:
     """Return a shape and the checks of its values, and both without the realm, if it is one condition of several."""
     shape = _shape(numbers)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from broker.edge.grpc.translate import duration, selector_message, timestamp
+from broker.edge.grpc.translate import duration, milliseconds, selector_message, timestamp
 from broker.service.complete import Completion
 from broker.service.hits import Hits
 from broker.service.listening import Progress, Stop
@@ -66,13 +66,13 @@ def complete(completion: Completion) -> pb.RevokeResponse:
     )
     took_ms = max([one["after_ms"] for one in verifiers] + [statement["waited_ms"] for statement in said], default=0)
     message = pb.RevocationComplete(
-        took=duration(timedelta(milliseconds=took_ms)),
+        took=milliseconds(took_ms),
         verifiers=[
             pb.VerifierOutcome(
                 verifier=one["verifier"],
                 realm=one["realm"],
                 acknowledged=one["state"] == Stop.ACKNOWLEDGED,
-                after=duration(timedelta(milliseconds=one["after_ms"])),
+                after=milliseconds(one["after_ms"]),
                 state=one["state"],
                 uses_cut=one["uses_cut"],
             )

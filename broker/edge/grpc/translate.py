@@ -110,6 +110,12 @@ def duration(span: timedelta) -> Duration:
     return message
 
 
+def milliseconds(span_ms: int) -> Duration:
+    """Return the message of a span in milliseconds, not below 0: a completion has ten thousand of them."""
+    seconds, left_ms = divmod(span_ms, 1000)
+    return Duration(seconds=seconds, nanos=left_ms * 1_000_000)
+
+
 def nanoseconds(span_ns: int) -> Duration:
     """Return the message of a span in nanoseconds."""
     message = Duration()
