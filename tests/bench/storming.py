@@ -177,7 +177,7 @@ def _rows(folder: Path, tokens: int) -> Iterator[Row]:
             verifier.ask("until-accepted", token=token)
             for _ in range(QUIET_ROUNDS):
                 quiet.once(broker, verifier)
-            before = _measured(verifier, token)
+            before_kib = verifier.ask("state")["kib"]
             storm = Storm(broker, tokens)
             storm.run(lambda: during.once(broker, verifier))
             if storm.sent < tokens:
@@ -187,19 +187,11 @@ def _rows(folder: Path, tokens: int) -> Iterator[Row]:
             caught_up_s = time.monotonic() - storm.ended_at
             yield Row(bench, "the verifier has applied all, after the last", caught_up_s, "s")
             yield from _urgent_rows(bench, quiet, during)
-            yield from _verifying_rows(bench, before, _measured(verifier, token))
+            yield from _verifying_rows(bench, verifier, token, before_kib)
         yield from _joining(bench, broker)
         more = {"before": broker_kib / 1024}
         yield Row(bench, "memory of the broker", rss_kib(broker.process.pid) / 1024, "MiB", more=more)
     yield from _pruning(bench, folder, storm.sent)
-
-
-def _measured(verifier: Verifying, token: str) -> dict[str, float]:
-    return {
-        "seen": verifier.ask("seen", token=token)["us"],
-        "first": verifier.ask("first", token=token)["us"],
-        **verifier.ask("state"),
-    }
 
 
 def _wait(condition: Callable[[], bool], timeout_s: float = 60) -> None:
@@ -224,13 +216,15 @@ def _urgent_rows(bench: str, quiet: Urgent, during: Urgent) -> Iterator[Row]:
         )
 
 
-def _verifying_rows(bench: str, before: dict[str, float], after: dict[str, float]) -> Iterator[Row]:
+def _verifying_rows(bench: str, verifier: Verifying, token: str, before_kib: float) -> Iterator[Row]:
+    us = verifier.ask("with-and-without", token=token)
     for what, name in (("seen", "verify, seen before"), ("first", "verify, first sight")):
-        ratio = after[what] / before[what]
-        more = {"us": after[what], "empty list us": before[what]}
+        ratio = us[f"{what} with"] / us[f"{what} without"]
+        more = {"us": us[f"{what} with"], "empty list us": us[f"{what} without"]}
         yield Row(bench, f"{name}, with the list over without", ratio, "x", more=more, wanted=WANTED_SLOWER)
-    more = {"peak": after["peak_kib"] / 1024, "before": before["kib"] / 1024}
-    yield Row(bench, "memory of a verifier that saw it all", after["kib"] / 1024, "MiB", more=more, wanted=WANTED_MIB)
+    state = verifier.ask("state")
+    more = {"peak": state["peak_kib"] / 1024, "before": before_kib / 1024}
+    yield Row(bench, "memory of a verifier that saw it all", state["kib"] / 1024, "MiB", more=more, wanted=WANTED_MIB)
 
 
 def _joining(bench: str, broker: Served) -> Iterator[Row]:
