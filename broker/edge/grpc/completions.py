@@ -34,7 +34,9 @@ COALESCE_S = 0.003
 REST_PER_LOOK = 4
 # So much more when nothing says that it may be the last one.
 REST_UNTIL_WOKEN = 16
-LOOK_AGAIN_S = 0.05
+LOOK_AGAIN_S, TELL_EVERY_S = 0.05, 0.25
+# After a lease has run out, since timers may be a little early.
+LATE_S = 0.001
 ADOPT_EVERY_S = 5.0
 ASK_STORE_EVERY_S = 0.25
 RETRY_S = 1.0
@@ -169,12 +171,19 @@ class Completions:
                 self._look(pending)
             took_s = (self._clock.boottime_ns() - started_ns) / 1e9
             await asyncio.sleep(max(COALESCE_S, took_s * REST_PER_LOOK))
-            # A lease that runs out makes no noise, nor does progress before it is the last one's.
-            waits = any(pending.finishing is None for pending in self._pending.values())
             # Not wait_for, which in 3.11 swallows a cancellation that comes together with a wake.
             with suppress(TimeoutError):
-                async with asyncio.timeout(max(LOOK_AGAIN_S, took_s * REST_UNTIL_WOKEN) if waits else ADOPT_EVERY_S):
+                async with asyncio.timeout(max(self._rest_s(), took_s * REST_UNTIL_WOKEN)):
                     await self._wake.wait()
+
+    def _rest_s(self) -> float:
+        """Return how long nothing has to be looked at, if no acknowledgement may be the last one."""
+        looks_ns = [one.progress.next_look_ns for one in self._pending.values() if one.finishing is None]
+        if not looks_ns:
+            return ADOPT_EVERY_S
+        # A lease that runs out makes no noise; and whoever waits is told how far it is.
+        until_s = (min(looks_ns) - self._clock.boottime_ns()) / 1e9 + LATE_S
+        return max(LOOK_AGAIN_S, min(until_s, TELL_EVERY_S))
 
     def _begin(self, revoked: Revoked, committed_ns: int, earlier_ns: int) -> None:
         now_ns = self._clock.boottime_ns()
