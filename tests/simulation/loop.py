@@ -11,6 +11,7 @@ from functools import partial
 from random import Random
 from typing import Any
 
+from tests.simulation.handle import SimHandle
 from tests.simulation.jobs import Job, Lane, SimFuture
 from tests.simulation.nodes import NODE, NS_PER_S, Machine, Node
 
@@ -29,10 +30,10 @@ class SimLoop(asyncio.AbstractEventLoop):
     def __init__(self, random: Random) -> None:
         self.random = random
         self.now_ns = 0
-        self.ready: deque[tuple[Node, asyncio.Handle]] = deque()
+        self.ready: deque[tuple[Node, SimHandle]] = deque()
         self.job: Job | None = None
         self.problems: list[str] = []
-        self._timers: list[tuple[int, int, Node, asyncio.Handle]] = []
+        self._timers: list[tuple[int, int, Node, SimHandle]] = []
         self._count = 0
         self.nodes: list[Node] = []
         self.world = Node(self, "world", Machine(self))
@@ -42,32 +43,26 @@ class SimLoop(asyncio.AbstractEventLoop):
     def time(self) -> float:
         return NODE.get(self.world).machine.monotonic_s()
 
-    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
+    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> SimHandle:
+        handle = SimHandle(callback, args, context)
         node = NODE.get(self.world) if context is None else context.get(NODE, self.world)
         self.ready.append((node, handle))
         return handle
 
-    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Context | None = None) -> asyncio.Handle:
+    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Context | None = None) -> SimHandle:
         return self.call_soon(callback, *args, context=context)
 
-    def call_later(
-        self, delay: float, callback: Any, *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
+    def call_later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> SimHandle:
         node = NODE.get(self.world) if context is None else context.get(NODE, self.world)
         # Never early by the node's own clock, and time goes on a little with each timer, as it does outside.
         when_ns = self.now_ns + max(0, node.machine.true_ns(int(delay * NS_PER_S))) + 1000
-        handle = asyncio.TimerHandle(when_ns / NS_PER_S, callback, args, self, context)
+        handle = SimHandle(callback, args, context)
         self._count += 1
         heapq.heappush(self._timers, (when_ns, self._count, node, handle))
-        handle._scheduled = True
         return handle
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> asyncio.TimerHandle:
+    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> SimHandle:
         return self.call_later(when - self.time(), callback, *args, context=context)
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """It is passed over when its time comes."""
 
     def create_future(self) -> "asyncio.Future[Any]":
         return asyncio.Future(loop=self)
@@ -118,15 +113,13 @@ class SimLoop(asyncio.AbstractEventLoop):
         return False
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        # A task or generator that a killed node left behind is no problem.
-        if "handle" in context:
-            self.problems.append(f"{context.get('message')}: {context.get('exception')!r}")
+        """A task or generator that a killed node left behind is no problem; what a callback raises, see `_call`."""
 
     # What the simulation asks of it.
 
-    def schedule(self, node: Node, at_ns: int, callback: Any, arguments: tuple[object, ...] = ()) -> asyncio.Handle:
+    def schedule(self, node: Node, at_ns: int, callback: Any, arguments: tuple[object, ...] = ()) -> SimHandle:
         """Call back on `node` at a true time."""
-        handle = asyncio.Handle(callback, arguments, self, node.context)
+        handle = SimHandle(callback, arguments, node.context)
         if at_ns <= self.now_ns:
             self.ready.append((node, handle))
         else:
@@ -149,16 +142,16 @@ class SimLoop(asyncio.AbstractEventLoop):
             while True:
                 while ready:
                     node, handle = ready.popleft()
-                    if handle._cancelled or node.is_dead:
+                    if handle.is_cancelled or node.is_dead:
                         continue
                     if node.is_frozen:
                         node.parked.append(handle)
                         continue
                     at_once += 1
-                    handle._run()
+                    self._call(handle)
                     if at_once > MOST_AT_ONCE:
                         raise RuntimeError(f"a busy loop on {node.name}: {handle}")
-                while timers and timers[0][3]._cancelled:
+                while timers and timers[0][3].is_cancelled:
                     heapq.heappop(timers)
                 if not timers or timers[0][0] >= until_ns:
                     self.now_ns = max(self.now_ns, until_ns)
@@ -168,6 +161,14 @@ class SimLoop(asyncio.AbstractEventLoop):
                     self.now_ns = when_ns
                     at_once = 0
                 ready.append((node, handle))
+
+    def _call(self, handle: SimHandle) -> None:
+        try:
+            handle.run()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as failure:
+            self.problems.append(f"a callback failed: {handle}: {failure!r}")
 
     def end(self) -> None:
         """Unwind what every node left, without effect, so that nothing of it shows later."""
@@ -192,8 +193,8 @@ class SimLoop(asyncio.AbstractEventLoop):
                 if not self.ready:
                     break
                 _node, handle = self.ready.popleft()
-                if not handle._cancelled:
-                    handle._run()
+                if not handle.is_cancelled:
+                    self._call(handle)
             for node in nodes:
                 for task in node.tasks:
                     if task.done() and not task.cancelled():

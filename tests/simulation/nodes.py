@@ -5,6 +5,8 @@ from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any
 
+from tests.simulation.handle import SimHandle
+
 if TYPE_CHECKING:
     from tests.simulation.jobs import Job, Lane
     from tests.simulation.loop import SimLoop
@@ -71,7 +73,7 @@ class Node:
         self.roots: list[asyncio.Task[Any]] = []
         self.jobs: dict[Job, None] = {}
         self.lanes: dict[int, Lane] = {}
-        self.parked: list[asyncio.Handle] = []
+        self.parked: list[SimHandle] = []
         self.context = copy_context()
         self.context.run(NODE.set, self)
         self._loop = loop
@@ -99,7 +101,7 @@ class Node:
         for job in tuple(self.jobs):
             job.kill()
 
-    def call(self, callback: Callable[..., object], *arguments: object, after_ns: int = 0) -> asyncio.Handle:
+    def call(self, callback: Callable[..., object], *arguments: object, after_ns: int = 0) -> SimHandle:
         """Call back here, `after_ns` of true time from now."""
         return self._loop.schedule(self, self._loop.now_ns + after_ns, callback, arguments)
 
