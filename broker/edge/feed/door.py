@@ -28,7 +28,7 @@ BACKLOG = 512
 CLOSE_WAIT = 8
 # Whoever connects and says nothing, or no more, holds a handle.
 SHAKE_S = 20.0
-# A verifier speaks each second, and is asked when it does not.
+# A verifier speaks every other second, and is asked when it does not.
 SILENT_S, UNANSWERED_S = 10.0, 5.0
 SWEEP_S = 1.0
 NO_SNAPSHOT_S = 0.2
