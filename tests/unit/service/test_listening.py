@@ -320,3 +320,35 @@ def test_cuts_that_nobody_watches_do_not_add_up():
     for index in range(MAX_EARLY_CUTS):
         listeners.cut(listener, INDEX + 1 + index, 1)
     assert not watched(listeners).cuts
+
+
+@given(st.lists(st.sampled_from(["look", 0, 1, 2, 3]), max_size=14))
+def test_whatever_comes_in_between_the_last_acknowledgement_asks_for_a_look(events):
+    listeners = sole()
+    everyone = [joined(listeners, f"gate-{number}") for number in range(4)]
+    watch = watched(listeners)
+    asked = []
+    watch.on_change = lambda: asked.append(True)
+    listeners.progress(watch, T + 1, published_head=AFTER)
+    for at, event in enumerate(events):
+        asked.clear()
+        if event == "look":
+            listeners.progress(watch, T + 2 + at, published_head=AFTER)
+            continue
+        was_complete = all(one.head == AFTER for one in everyone)
+        listeners.acknowledge(everyone[event], AFTER, T + 2 + at)
+        if all(one.head == AFTER for one in everyone) and not was_complete:
+            assert asked
+
+
+def test_of_many_acknowledgements_only_what_may_be_the_last_asks_for_a_look():
+    listeners = sole()
+    everyone = [joined(listeners, f"gate-{number}") for number in range(100)]
+    watch = watched(listeners)
+    asked = []
+    watch.on_change = lambda: asked.append(True)
+    for one in everyone[:-1]:
+        listeners.acknowledge(one, AFTER, T + 1)
+    assert not asked
+    listeners.acknowledge(everyone[-1], AFTER, T + 2)
+    assert asked
