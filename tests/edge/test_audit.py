@@ -375,6 +375,11 @@ def test_the_command_that_asks_for_uses_after_a_revocation_ends_with_1_if_there_
     assert good.returncode == 0, good.stderr
     assert "nobody accepted anything after it, and each verifier signs what it accepts" in good.stdout
     assert json.loads(command(broker, "after-revocation", str(index), "-o", "json").stdout)["proven"] is True
+    assert "1 of 1 have signed no receipt since" in good.stdout
+    used(broker, verifier)
+    later = command(broker, "after-revocation", str(index))
+    assert "nobody accepted anything after it" in later.stdout
+    assert "no receipt since" not in later.stdout
     key = ReceiptKey()
     with ScriptedVerifier(
         broker.endpoint, broker.identity("gateway"), realm="evaluation", speaks=("receipts",)

@@ -194,6 +194,14 @@ def _aftermath(answer: pb.AfterRevocationResponse, index: int, in_force: str | N
     else:
         yield Text("nothing that was accepted after it is known; but not each verifier keeps receipts:")
     yield Text(plain(f"in force everywhere: {in_force or 'unknown'}; before that {answer.before_in_force} uses"))
+    stopped = [one for one in answer.verifiers if one.stopped]
+    silent = sum(not one.HasField("head") or one.head <= index for one in stopped)
+    if answer.proven and silent:
+        # No receipt of an idle verifier comes, and none of one whose receipts are held back on their way.
+        yield Text(
+            f"{silent} of {len(stopped)} have signed no receipt since: they judged nothing, or it has not arrived yet; "
+            "ask again later"
+        )
     if answer.verifiers:
         yield Text()
         yield table(
