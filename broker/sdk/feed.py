@@ -27,6 +27,10 @@ log = logging.getLogger("broker.sdk")
 CHANNEL_OPTIONS: Sequence[tuple[str, Any]] = (
     # What is too large for us shall reach us, so that it is refused by name; far beyond that, gRPC ends the stream.
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES + (1 << 20)),
+    # What is under way of a large snapshot, beside the part that is applied: more would be memory that stays for ever.
+    # Without probes for bandwidth, a ping for each burst of frames; 4 MiB are 40 MiB/s at a distance of 100 ms.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 4 << 20),
     # With the defaults a silent partition is not noticed in 92 s; so it takes 8 s.
     ("grpc.keepalive_time_ms", 5_000),
     ("grpc.keepalive_timeout_ms", 3_000),
