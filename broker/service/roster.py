@@ -60,6 +60,10 @@ class RosterKeeper:
         """After how many seconds one who only goes on listening is noted again."""
         return self._refresh_ns / 1e9
 
+    def names(self) -> list[Name]:
+        """Return of whom `due` may have something to say."""
+        return list(self._listeners.by_name())
+
     def due(self, names: Collection[Name] | None = None) -> Sequence[Noted]:
         """Return what changed since it was noted: those who came or went first, then those not noted the longest.
 

@@ -11,8 +11,8 @@ from broker.service.roster import MAX_SIGHTINGS, Name, RosterKeeper
 NOTE_EVERY_S = 1.0
 # Many come at once after a start.
 COALESCE_S = 0.1
-# Looking at all who listen takes at most a twentieth of the loop's time.
-REST_PER_LOOK = 19
+# Looked at in one turn of the loop: a millisecond or two, while a revocation may be on its way to all of them.
+AT_ONCE = 250
 
 
 class Noting:
@@ -22,32 +22,47 @@ class Noting:
         self._keeper = keeper
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
-        self._news: set[Name] = set()
+        # In their order, so that a run of the simulation can be repeated.
+        self._news: dict[Name, None] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="roster")
         hub.on_coming_or_going = self._came_or_went
 
     async def run(self) -> None:
         """Note for as long as the task lives."""
-        look_at_s = 0.0
+        every_s = max(NOTE_EVERY_S, self._keeper.refresh_s / 2)
+        # Of a round over all who listen: who is left, when the next of them are looked at, and the next round.
+        left: list[Name] = []
+        next_at_s = round_at_s = 0.0
         while True:
             self._wake.clear()
-            news, self._news = self._news, set()
-            began_s = self._loop.time()
-            is_whole = began_s >= look_at_s or len(news) > MAX_SIGHTINGS
-            due = self._keeper.due(None if is_whole else news)
-            if is_whole:
-                took_s = self._loop.time() - began_s
-                look_at_s = began_s + max(NOTE_EVERY_S, self._keeper.refresh_s / 2, took_s * REST_PER_LOOK)
+            now_s = self._loop.time()
+            if not left and now_s >= round_at_s:
+                left, round_at_s = self._keeper.names(), now_s + every_s
+            names = news = self._some_news()
+            if now_s >= next_at_s:
+                names = news | dict.fromkeys(left[:AT_ONCE])
+                del left[:AT_ONCE]
+            due = self._keeper.due(list(names))
+            # So many are written in a round at most: the store has other things to do.
+            next_at_s = max(next_at_s, now_s + len(due) * every_s / MAX_SIGHTINGS)
             if due:
-                is_taken = await self._loop.run_in_executor(self._thread, self._keeper.write, due)
-                if is_taken:
+                if await self._loop.run_in_executor(self._thread, self._keeper.write, due):
                     self._keeper.wrote(due)
                 else:
                     self._news |= news
             await asyncio.sleep(COALESCE_S)
+            look_at_s = next_at_s if left else max(next_at_s, round_at_s)
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, look_at_s - self._loop.time())):
                     await self._wake.wait()
+
+    def _some_news(self) -> dict[Name, None]:
+        """Take those who came or went, as many as are written at once."""
+        news, self._news = self._news, {}
+        if len(news) > MAX_SIGHTINGS:
+            self._news = dict.fromkeys(list(news)[MAX_SIGHTINGS:])
+            self._wake.set()
+        return dict.fromkeys(list(news)[:MAX_SIGHTINGS])
 
     async def close(self) -> None:
         """Note that nobody listens any more. Call when the streams have ended, before the store is closed."""
@@ -57,5 +72,5 @@ class Noting:
         self._thread.shutdown(wait=False)
 
     def _came_or_went(self, listener: Listener) -> None:
-        self._news.add((listener.verifier, listener.realm))
+        self._news[listener.verifier, listener.realm] = None
         self._wake.set()
