@@ -1,5 +1,6 @@
 """Keep the roster of verifiers up to date with who listens to this broker."""
 
+import asyncio
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,8 @@ class RosterKeeper:
         # What is on the roster, the longest ago noted first.
         self._marks: dict[Name, Mark] = {}
         self._is_failing = False
+        self.turn = asyncio.Lock()
+        """Held while notes are on their way, and while one is forgotten: or its leaving would be noted after that."""
         # One reading for good, so that one instant has one name: the roster takes no sighting older than its own.
         self._began_at = clock.now() - _us(clock.boottime_ns())
 

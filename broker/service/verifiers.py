@@ -1,5 +1,6 @@
 """Who listens, and who ever did: by this broker's streams and by the roster; until an admin forgets who is gone."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,7 +12,7 @@ from broker.service.calling import Caller
 from broker.service.listening import Listener, Listeners
 from broker.service.policies import Policies
 from broker.service.ports import Clock, Ledger, RequestKey, Write
-from broker.service.proof_ports import Sighting, VerifierForgotten
+from broker.service.proof_ports import Roster, Sighting, VerifierForgotten
 from broker.service.revoke import checked_reason
 from broker.service.roster import RosterKeeper
 from broker.token.identifiers import identifier, principal_uri
@@ -100,6 +101,21 @@ class ForgetVerifier:
         self._keeper = keeper
         self._list_verifiers = list_verifiers
         self._clock = clock
+
+    async def __call__(
+        self, caller: Caller, verifier: str, realm: str, roster: Roster, *, reason: str, request: RequestKey
+    ) -> int:
+        """Forget it, and return the entry's index. In the loop.
+
+        Raises:
+            Whatever `prepare` and `commit` raise.
+        """
+        async with self._keeper.turn:
+            known = await asyncio.to_thread(roster.known, None)
+            write = self.prepare(caller, verifier, realm, known, reason=reason, request=request)
+            index = await asyncio.to_thread(self.commit, write)
+            self.done(verifier, realm)
+        return index
 
     def prepare(
         self, caller: Caller, verifier: str, realm: str, known: Sequence[Sighting], *, reason: str, request: RequestKey

@@ -42,14 +42,15 @@ class Noting:
             if now_s >= next_at_s:
                 names = news | dict.fromkeys(left[:AT_ONCE])
                 del left[:AT_ONCE]
-            due = self._keeper.due(list(names))
+            async with self._keeper.turn:
+                due = self._keeper.due(list(names))
+                if due:
+                    if await self._loop.run_in_executor(self._thread, self._keeper.write, due):
+                        self._keeper.wrote(due)
+                    else:
+                        self._news |= news
             # So many are written in a round at most: the store has other things to do.
             next_at_s = max(next_at_s, now_s + len(due) * every_s / MAX_SIGHTINGS)
-            if due:
-                if await self._loop.run_in_executor(self._thread, self._keeper.write, due):
-                    self._keeper.wrote(due)
-                else:
-                    self._news |= news
             await asyncio.sleep(COALESCE_S)
             look_at_s = next_at_s if left else max(next_at_s, round_at_s)
             with suppress(TimeoutError):

@@ -115,17 +115,14 @@ class StatusService(status_pb2_grpc.StatusServiceServicer):
         del context
         caller = CALLER.get()
         caller.must_be(Role.ADMIN, Role.OPERATOR)
-        known = await asyncio.to_thread(self._roster.known, None)
-        write = self._forget_verifier.prepare(
+        index = await self._forget_verifier(
             caller,
             request.verifier,
             request.realm,
-            known,
+            self._roster,
             reason=request.reason,
             request=request_key(caller, request),
         )
-        index = await asyncio.to_thread(self._forget_verifier.commit, write)
-        self._forget_verifier.done(request.verifier, request.realm)
         return pb.ForgetVerifierResponse(index=index)
 
     async def GetTrust(self, request: pb.GetTrustRequest, context: ServicerContext) -> pb.GetTrustResponse:

@@ -16,6 +16,7 @@ class Keeper:
 
     def __init__(self, refresh_s=0.0):
         self.refresh_s = refresh_s
+        self.turn = asyncio.Lock()
         self.is_well = True
         self.asked = []
         self.noted = []

@@ -1,9 +1,13 @@
 """The roster: who listens is noted, soon and once, whatever the store does; who is gone is listed until forgotten."""
 
+import asyncio
+import threading
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 
+from broker.edge.grpc.noting import Noting
 from broker.errors import Forbidden, Invalid, NotFound, StoreUnavailable
 from broker.service import roster as roster_module
 from broker.service.listening import Listeners
@@ -220,3 +224,42 @@ def test_p7_only_an_admin_forgets_and_nobody_that_never_was(world, listeners, ke
     # The same request again is answered as the first time.
     assert forget(world, listeners, keeper, key=key) == index
     assert world.size == size + 1
+
+
+def test_who_is_forgotten_while_its_leaving_is_on_its_way_to_the_store_does_not_come_back(world, listeners, keeper):
+    roster = world.ledger.roster
+    writing, go_on, written = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(sightings):
+        writing.set()
+        go_on.wait(10)
+        roster.note(sightings)
+        written.set()
+
+    async def main():
+        hub = SimpleNamespace()
+        noting = Noting(keeper, hub)
+        one = join(world, listeners)
+        note(keeper)
+        keeper._roster = SimpleNamespace(note=slow)
+        running = asyncio.create_task(noting.run())
+        listeners.leave(one, world.clock.boottime_ns())
+        hub.on_coming_or_going(one)
+        assert await asyncio.to_thread(writing.wait, 10)
+        listing = ListVerifiers(keeper, listeners, world.policies, world.clock, is_sole=True)
+        forgetting = ForgetVerifier(world.ledger, keeper, listing, world.clock)
+        forgotten = asyncio.create_task(
+            forgetting(OPS, GATEWAY, "evaluation", roster, reason="gone", request=request())
+        )
+        # Enough for it to be forgotten, were it not for its turn.
+        await asyncio.wait([forgotten], timeout=0.3)
+        go_on.set()
+        assert await asyncio.to_thread(written.wait, 10)
+        await forgotten
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await noting.close()
+
+    asyncio.run(main())
+    assert known(world) == []
+    assert note(keeper) == []
