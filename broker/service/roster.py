@@ -14,9 +14,6 @@ from broker.service.proof_ports import Roster, Sighting
 log = logging.getLogger("broker.roster")
 
 NS_PER_US = 1_000
-# Ten thousand verifiers acknowledge each second; the store is written for those not noted the longest.
-MAX_SIGHTINGS = 4_000
-
 Name = tuple[str, str]
 """A verifier and its realm."""
 
@@ -50,7 +47,7 @@ class RosterKeeper:
         self._roster = roster
         self._listeners = listeners
         self._clock = clock
-        # What is on the roster, the longest ago noted first.
+        # What is on the roster.
         self._marks: dict[Name, Mark] = {}
         self._is_failing = False
         self.turn = asyncio.Lock()
@@ -67,16 +64,9 @@ class RosterKeeper:
         """Return of whom `due` may have something to say."""
         return list(self._listeners.by_name())
 
-    def due(self, names: Collection[Name] | None = None) -> Sequence[Noted]:
-        """Return what changed since it was noted: those who came or went first, then those not noted the longest.
-
-        With `names`, of these alone: to look at ten thousand takes a while.
-        """
-        changed = [(name, mark) for name, mark in self._now(names).items() if self._is_due(name, mark)]
-        if len(changed) > MAX_SIGHTINGS:
-            order = {name: place for place, name in enumerate(self._marks)}
-            changed.sort(key=lambda one: (not self._is_news(*one), order.get(one[0], -1)))
-        return [self._noted(*one) for one in changed[:MAX_SIGHTINGS]]
+    def due(self, names: Collection[Name]) -> Sequence[Noted]:
+        """Return which of these changed since they were noted, in their order."""
+        return [self._noted(name, mark) for name, mark in self._now(names).items() if self._is_due(name, mark)]
 
     def write(self, due: Sequence[Noted]) -> bool:
         """Put them on the roster; return whether the store took them. Raises nothing: the feed goes on without."""
@@ -96,7 +86,6 @@ class RosterKeeper:
     def wrote(self, due: Sequence[Noted]) -> None:
         """Remember what the store took."""
         for one in due:
-            self._marks.pop(one.name, None)
             self._marks[one.name] = one.mark
 
     def last_words(self) -> Sequence[Noted]:
@@ -138,10 +127,6 @@ class RosterKeeper:
             return True
         # Head, and when it was heard: earlier than before, where the replica that was heard last has left.
         return before != mark and not 0 <= mark[2] - before[2] < self._refresh_ns
-
-    def _is_news(self, name: Name, mark: Mark) -> bool:
-        before = self._marks.get(name)
-        return before is None or before[0] != mark[0]
 
 
 def _mark(streams: Sequence[Listener]) -> Mark:

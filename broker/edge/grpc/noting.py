@@ -6,11 +6,13 @@ from contextlib import suppress
 
 from broker.edge.grpc.hub import FeedHub
 from broker.service.listening import Listener
-from broker.service.roster import MAX_SIGHTINGS, Name, RosterKeeper
+from broker.service.roster import Name, RosterKeeper
 
 NOTE_EVERY_S = 1.0
 # Many come at once after a start.
 COALESCE_S = 0.1
+# Written in one turn, and in a round over all who listen: the store has other things to do.
+MAX_SIGHTINGS = 4_000
 # Looked at in one turn of the loop: a millisecond or two, while a revocation may be on its way to all of them.
 AT_ONCE = 250
 
@@ -40,8 +42,9 @@ class Noting:
                 left, round_at_s = self._keeper.names(), now_s + every_s
             names = news = self._some_news()
             if now_s >= next_at_s:
-                names = news | dict.fromkeys(left[:AT_ONCE])
-                del left[:AT_ONCE]
+                some = min(AT_ONCE, MAX_SIGHTINGS - len(news))
+                names = news | dict.fromkeys(left[:some])
+                del left[:some]
             async with self._keeper.turn:
                 due = self._keeper.due(list(names))
                 if due:
@@ -49,7 +52,6 @@ class Noting:
                         self._keeper.wrote(due)
                     else:
                         self._news |= news
-            # So many are written in a round at most: the store has other things to do.
             next_at_s = max(next_at_s, now_s + len(due) * every_s / MAX_SIGHTINGS)
             await asyncio.sleep(COALESCE_S)
             look_at_s = next_at_s if left else max(next_at_s, round_at_s)

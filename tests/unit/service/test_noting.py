@@ -105,15 +105,17 @@ def test_p11_who_came_while_the_store_was_away_is_noted_later(monkeypatch):
     run(keeper, test, monkeypatch)
 
 
-def test_when_more_come_than_are_written_at_once_none_is_lost(monkeypatch):
+def test_when_more_come_than_are_written_at_once_none_is_lost_and_they_go_first(monkeypatch):
     monkeypatch.setattr(noting_module, "MAX_SIGHTINGS", 7)
-    keeper = Keeper(refresh_s=3600.0)
-    monkeypatch.setattr(keeper, "names", list)
+    keeper = Keeper()
+    newcomers = [(f"new-{number}", "evaluation") for number in range(100)]
 
     async def test(came):
-        for number in range(100):
-            came(listener(f"new-{number}"))
-        await until(lambda: len(keeper.noted) == 100)
+        for name, _ in newcomers:
+            came(listener(name))
+        await until(lambda: len(keeper.noted) >= 110)
 
     run(keeper, test, monkeypatch)
     assert max(keeper.asked) <= 7
+    assert keeper.noted[:7] == newcomers[:7]
+    assert set(newcomers) <= set(keeper.noted[:110])

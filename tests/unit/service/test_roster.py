@@ -9,7 +9,6 @@ import pytest
 
 from broker.edge.grpc.noting import Noting
 from broker.errors import Forbidden, Invalid, NotFound, StoreUnavailable
-from broker.service import roster as roster_module
 from broker.service.listening import Listeners
 from broker.service.roster import RosterKeeper
 from broker.service.verifiers import ForgetVerifier, ListVerifiers
@@ -37,7 +36,7 @@ def join(world, listeners, verifier=GATEWAY, realm="evaluation", **options):
 
 def note(keeper):
     """One turn of the task; return the names that were noted."""
-    due = keeper.due()
+    due = keeper.due(keeper.names())
     assert keeper.write(due)
     keeper.wrote(due)
     return [one.sighting.verifier for one in due]
@@ -114,7 +113,7 @@ def test_p11_what_the_store_did_not_take_is_noted_when_it_is_well_and_told_once(
     sick = _Sick()
     keeper._roster = sick
     for _ in range(3):
-        assert not keeper.write(keeper.due())
+        assert not keeper.write(keeper.due(keeper.names()))
     assert len([record for record in caplog.records if "cannot note" in record.message]) == 1
     keeper._roster = world.ledger.roster
     assert note(keeper) == [GATEWAY]
@@ -132,23 +131,6 @@ def test_the_last_words_say_that_nobody_listens(world, listeners, keeper):
     listeners.leave(left, world.clock.boottime_ns())
     assert keeper.write(keeper.last_words())
     assert known(world) == [(FRONTEND, 0, False), (GATEWAY, 0, False)]
-
-
-def test_of_too_many_those_who_came_or_went_go_first_and_then_the_longest_unnoted(
-    world, listeners, keeper, monkeypatch
-):
-    monkeypatch.setattr(roster_module, "MAX_SIGHTINGS", 2)
-    every = [join(world, listeners, f"spiffe://lab.example/v{n}") for n in range(4)]
-    assert len(note(keeper)) == 2
-    assert len(note(keeper)) == 2
-    for one in every:
-        listeners.acknowledge(one, 1, world.clock.boottime_ns())
-    listeners.leave(every[3], world.clock.boottime_ns())
-    assert note(keeper) == [every[3].verifier, every[0].verifier]
-    for one in every[:3]:
-        listeners.acknowledge(one, 2, world.clock.boottime_ns())
-    assert note(keeper) == [every[1].verifier, every[2].verifier]
-    assert note(keeper) == [every[0].verifier]
 
 
 def test_who_has_left_is_listed_also_before_the_store_knows(world, listeners, keeper):
