@@ -54,15 +54,17 @@ class Pace:
     backoff_first_s: float = 0.2
     backoff_most_s: float = 5.0
 
-    def echo_after_s(self, left_ns: int, lease_ms: int) -> float:
+    def echo_after_s(self, follower: Follower, now_ns: int) -> float:
         """Return how long after the last echo the next is asked for, by what is left of the lease.
 
         Frames come before half of it has passed, so less means that the best answer was a slow one, and a better one
         gives a longer lease. None left, as behind a large snapshot: nothing is accepted until there is one.
         """
-        if left_ns < 0:
+        left_ns = follower.state.accept_until_ns - now_ns
+        if follower.needs_echo or left_ns < 0:
             return self.echo_again_s
-        return self.echo_every_s if left_ns * 2 >= lease_ms * NS_PER_MS else min(self.echo_poor_s, self.echo_every_s)
+        is_poor = left_ns * 2 < follower.state.lease_ms * NS_PER_MS
+        return min(self.echo_poor_s, self.echo_every_s) if is_poor else self.echo_every_s
 
     def ack_after_s(self, lease_ms: int) -> float:
         """Return how long after the last acknowledgement the next is due.
@@ -326,11 +328,7 @@ class Stream:
         if self._follower.is_echo_under_way:
             # A second question would make a late answer to the first one that nobody asked for.
             return math.inf
-        if self._follower.needs_echo:
-            return self._echoed_at_s + self._pace.echo_again_s
-        state = self._follower.state
-        left_ns = state.accept_until_ns - self._outside.boottime_ns()
-        return self._echoed_at_s + self._pace.echo_after_s(left_ns, state.lease_ms)
+        return self._echoed_at_s + self._pace.echo_after_s(self._follower, self._outside.boottime_ns())
 
     def _ack_at_s(self) -> float:
         return 0.0 if self._is_ack_urgent else self._acked_at_s + self._pace.ack_after_s(self._follower.state.lease_ms)

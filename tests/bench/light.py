@@ -104,11 +104,7 @@ class Player:
             elif not self.is_ack_planned:
                 self.is_ack_planned = True
                 self._swarm.later(self.acked_s + every_s, self.acknowledge_then)
-        if follower.needs_echo:
-            every_s = PACE.echo_again_s
-        else:
-            left_ns = state.accept_until_ns - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-            every_s = PACE.echo_after_s(left_ns, state.lease_ms)
+        every_s = PACE.echo_after_s(follower, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
         if now_s - self.echoed_s >= every_s and not follower.is_echo_under_way:
             self._ask_echo(now_s)
 
