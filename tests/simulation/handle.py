@@ -1,4 +1,4 @@
-"""A callback that waits for its turn: what asyncio needs of a handle, at half its cost."""
+"""A callback that waits for its turn: what asyncio needs of a handle, and no more."""
 
 from collections.abc import Callable
 from contextvars import Context, copy_context

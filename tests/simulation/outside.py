@@ -91,7 +91,7 @@ def _remembered(key: ec.EllipticCurvePublicKey, signature: bytes, message: bytes
 
 @contextlib.contextmanager
 def remembered_signatures() -> Iterator[None]:
-    """Check a signature over a message by a key once only, though every verifier does: most of a run's time went there."""
+    """Check a signature over a message by a key once only, though every verifier does."""
     with contextlib.ExitStack() as patches:
         for module in (keys, opening, verification, completion):
             patches.enter_context(patch.object(module, "verify_es256", _remembered))
