@@ -116,7 +116,7 @@ DEFECTS = (
         "                self._keeper.owe()\n            self._wake.set()\n",
         "            self._wake.set()\n            self._keeper._owes = self._is_ack_urgent\n",
         "P4",
-        (83, 148, 169),
+        (120, 294, 346),
     ),
     Defect(
         "another incarnation is accepted",
