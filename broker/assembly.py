@@ -173,7 +173,7 @@ class Broker:
         keeper = RosterKeeper(
             self.ledger.roster, hub.listeners, clock, refresh=SOLE_REFRESH if parts.is_sole else timedelta()
         )
-        noting, drilling, denying = Noting(keeper, hub), self._composer.drilling(hub), self._denying
+        noting, drills, denying = Noting(keeper, hub), self._composer.drills(hub), self._denying
         outermost = Outermost(self.policies, clock, meter, parts.admins, LoginDoor(self.identities, self._run_proofs))
         outermost.on_refused = denying.refused
         keep = self._keep = KeepReceipts(self.ledger, self.ledger.receipts, clock, meter)
@@ -181,7 +181,7 @@ class Broker:
             keep, self.signer, clock, lambda: publisher.head, lambda realm: meter.receipts_refused(realm, "OVERLOADED")
         )
         services = self._composer.services(
-            hub, completions, find_hits, drilling, keeper, outermost, receiving, self.condition
+            hub, completions, find_hits, drills.drilling, keeper, outermost, receiving, self.condition
         )
         server = self._bind(services, outermost)
         await server.start()
@@ -196,7 +196,7 @@ class Broker:
             asyncio.create_task(completions.run()),
             asyncio.create_task(noting.run()),
             asyncio.create_task(denying.run()),
-            asyncio.create_task(drilling.run()),
+            asyncio.create_task(drills.run()),
             asyncio.create_task(receiving.run()),
             asyncio.create_task(Lapsing(Lapses(self.ledger, self._composer.revocations(), clock)).run()),
             asyncio.create_task(self.log.run()),

@@ -1,5 +1,6 @@
 """Put the use cases of one broker behind its gRPC doors."""
 
+import asyncio
 import hashlib
 import secrets
 from collections.abc import Callable
@@ -18,10 +19,13 @@ from broker.edge.grpc.approvals import ApprovalService
 from broker.edge.grpc.audit import AuditService
 from broker.edge.grpc.completions import Completions
 from broker.edge.grpc.denying import Denying
+from broker.edge.grpc.drill_answers import DrillAnswers
+from broker.edge.grpc.drill_schedules import DrillSchedules
 from broker.edge.grpc.drilling import Drilling
 from broker.edge.grpc.drills import DrillService
 from broker.edge.grpc.feed import FeedService
 from broker.edge.grpc.hub import FeedHub
+from broker.edge.grpc.other_brokers import Alone, OnOneStore, OtherBrokers
 from broker.edge.grpc.outermost import Outermost
 from broker.edge.grpc.policy import Explains, PolicyService
 from broker.edge.grpc.receiving import Receiving
@@ -96,6 +100,19 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True)
+class Drills:
+    """Drills by hand, by schedule, and the part in those of other brokers, if there can be any."""
+
+    drilling: Drilling
+    schedules: DrillSchedules
+    answers: DrillAnswers | None
+
+    async def run(self) -> None:
+        """Begin and answer drills for as long as the task lives."""
+        await asyncio.gather(self.schedules.run(), *([self.answers.run()] if self.answers is not None else []))
+
+
+@dataclass(frozen=True, slots=True)
 class Composer:
     """What the use cases of a process share, and how each is made of it."""
 
@@ -141,14 +158,24 @@ class Composer:
         # Not `max_ttl`: it may have been longer when a token that is still alive was minted (P4).
         return Revocations(self.parts.clock, timedelta(seconds=MAX_LIFETIME_S))
 
-    def drilling(self, hub: FeedHub) -> Drilling:
-        """Return what drills the verifiers of this process."""
-        clock, meter = self.parts.clock, self.parts.meter
+    def drills(self, hub: FeedHub) -> "Drills":
+        """Return what drills the verifiers of this process, and with the other ones' help those of theirs."""
+        parts, ledger, clock = self.parts, self.ledger, self.parts.clock
         canaries = Canaries(
-            self.ledger, self.policies, self.signer, self.revocations(), clock, new_id=new_token_id, meter=meter
+            ledger, self.policies, self.signer, self.revocations(), clock, new_id=new_token_id, meter=parts.meter
         )
-        book = DrillBook(self.ledger, self.ledger.proofs, self.policies, clock)
-        return Drilling(hub, canaries, book, self.policies, clock, meter)
+        book = DrillBook(ledger, ledger.proofs, self.policies, clock)
+        others: OtherBrokers = (
+            Alone()
+            if parts.is_sole
+            else OnOneStore(ledger.drill_calls, ledger.roster, self.policies, clock, name=new_token_id())
+        )
+        drilling = Drilling(hub, canaries, book, self.policies, clock, parts.meter, others)
+        return Drills(
+            drilling,
+            DrillSchedules(drilling, self.policies, clock, others),
+            DrillAnswers(drilling.shown, others, clock) if not parts.is_sole else None,
+        )
 
     def services(
         self,

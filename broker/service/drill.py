@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -90,6 +90,10 @@ class DrillResult:
         )
 
 
+Stream = int | tuple[str, int]
+"""A stream of this broker, or of another one, by the name of its process."""
+
+
 @dataclass(slots=True)
 class _Shown:
     """One stream to which the canary was shown."""
@@ -105,13 +109,18 @@ class _Shown:
 
 
 class Showing:
-    """One canary before the verifiers of a realm, each stream by its number. Pure: instants are arguments."""
+    """One canary before the verifiers of a realm, each stream by its number. Pure: instants are arguments.
 
-    def __init__(self, verifiers: Mapping[int, str]) -> None:
-        self._shown = {stream: _Shown(verifier) for stream, verifier in verifiers.items()}
+    `elsewhere`: the names of those that listen to other brokers, which show it to them and tell of it in parts.
+    """
+
+    def __init__(self, verifiers: Mapping[int, str], elsewhere: Collection[str] = ()) -> None:
+        self._shown: dict[Stream, _Shown] = {stream: _Shown(verifier) for stream, verifier in verifiers.items()}
+        # Of whom no broker has told anything yet.
+        self._unheard = set(elsewhere)
         self._is_revoking = False
 
-    def report(self, stream: int, verifier: str, verdict: str, *, is_end: bool, now_ns: int) -> None:
+    def report(self, stream: Stream, verifier: str, verdict: str, *, is_end: bool, now_ns: int) -> None:
         """Take what a stream said. What makes no sense changes nothing."""
         shown = self._shown.get(stream)
         if shown is None or shown.verifier != verifier or shown.ended_ns is not None:
@@ -124,26 +133,53 @@ class Showing:
         elif not shown.was_accepted:
             shown.verdict, shown.was_accepted, shown.is_asked = verdict, verdict == ACCEPTED, False
 
-    def cannot(self, stream: int) -> None:
+    def cannot(self, stream: Stream) -> None:
         """Note that a stream cannot be asked: nobody waits for it, and it counts as silent."""
         self._shown[stream].is_able = False
 
-    def leave(self, stream: int) -> None:
+    def leave(self, stream: Stream) -> None:
         """Forget a verifier that accepts nothing any more, by its own word."""
         self._shown.pop(stream, None)
+
+    def part(self) -> bytes:
+        """Return how far the streams of this broker are, for the one whose drill it is."""
+        lines = [
+            [stream, one.verifier, one.verdict, one.was_accepted, one.ended_ns is not None, one.is_able]
+            for stream, one in self._shown.items()
+        ]
+        return json.dumps(lines, separators=(",", ":")).encode("ascii")
+
+    def take(self, broker: str, part: bytes, now_ns: int) -> None:
+        """Take what another broker tells: what is new happened before `now_ns`. Raises StoreCorrupt."""
+        told = {(broker, line.stream): line for line in _lines(part)}
+        for stream in [one for one in self._shown if isinstance(one, tuple) and one[0] == broker and one not in told]:
+            self.leave(stream)
+        for stream, line in told.items():
+            self._unheard.discard(line.verifier)
+            # Whom to ask again is up to that broker.
+            shown = self._shown.setdefault(stream, _Shown(line.verifier))
+            shown.is_able = line.is_able
+            if line.was_accepted:
+                self.report(stream, line.verifier, ACCEPTED, is_end=False, now_ns=now_ns)
+            if line.verdict:
+                self.report(stream, line.verifier, line.verdict, is_end=line.has_ended, now_ns=now_ns)
+            shown.is_asked = True
+
+    def only_elsewhere(self, names: Collection[str]) -> None:
+        """Forget, of those of whom no broker has told anything, who listens elsewhere no more."""
+        self._unheard.intersection_update(names)
 
     def revoking(self) -> None:
         """Note that the revocation is on its way: from here on, a canary may die."""
         self._is_revoking = True
 
-    @property
-    def streams(self) -> tuple[int, ...]:
-        """Those to which it was shown, and that have not left."""
-        return tuple(self._shown)
-
     def ask_again(self) -> tuple[int, ...]:
-        """Return those that have refused it since they were asked, and note that they are asked once more."""
-        refusing = [(stream, one) for stream, one in self._shown.items() if not (one.is_asked or one.was_accepted)]
+        """Return those of this broker that have refused it since they were asked; they count as asked once more."""
+        refusing = [
+            (stream, one)
+            for stream, one in self._shown.items()
+            if isinstance(stream, int) and not (one.is_asked or one.was_accepted)
+        ]
         for _, one in refusing:
             one.is_asked = True
         return tuple(stream for stream, _ in refusing)
@@ -151,7 +187,7 @@ class Showing:
     @property
     def is_seen(self) -> bool:
         """Whether all that could be asked have accepted it."""
-        return all(one.was_accepted or not one.is_able for one in self._shown.values())
+        return not self._unheard and all(one.was_accepted or not one.is_able for one in self._shown.values())
 
     @property
     def is_over(self) -> bool:
@@ -161,7 +197,27 @@ class Showing:
     def drilled(self, committed_ns: int) -> tuple[Drilled, ...]:
         """Judge, the revocation having been committed at `committed_ns`; those that failed first, then the slowest."""
         found = [_judged(one, committed_ns) for one in self._shown.values()]
+        found += [Drilled(verifier, Outcome.SILENT, "") for verifier in self._unheard]
         return tuple(sorted(found, key=_worst_first))
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """What another broker tells of one of its streams."""
+
+    stream: int
+    verifier: str
+    verdict: str
+    was_accepted: bool
+    has_ended: bool
+    is_able: bool
+
+
+def _lines(part: bytes) -> list[_Line]:
+    try:
+        return [_Line(*line) for line in json.loads(part)]
+    except (ValueError, TypeError) as bad:
+        raise StoreCorrupt("what a broker tells of a drill cannot be read") from bad
 
 
 def _judged(one: _Shown, committed_ns: int) -> Drilled:
@@ -216,7 +272,7 @@ class DrillBook:
         return replace(result, index=self._ledger.append(write).result().indices.start)
 
     def schedule(self, caller: Caller, realm: str, every_s: int, request: RequestKey) -> int:
-        """Have `realm` drilled every so many seconds, by each broker; 0 ends it. Return the entry's index.
+        """Have `realm` drilled every so many seconds; 0 ends it. Return the entry's index.
 
         Raises:
             Forbidden, Invalid, NotFound: Refused; nothing was written.

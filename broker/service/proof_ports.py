@@ -1,6 +1,6 @@
 """What proving a revocation needs of the store: completions, drills, and who ever listened."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -129,3 +129,39 @@ class Roster(Protocol):
 
     def known(self, realm: str | None) -> Sequence[Sighting]:
         """Return the last sighting of each verifier, by realm and name."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrillCall:
+    """A drill that began: each broker is to show `token`, the canary, to the verifiers of `realm` that listen to it.
+
+    They hold it for `hold_ms`. `called_at` is by the wall clock of the broker that called.
+    """
+
+    canary: str
+    realm: str
+    token: str
+    hold_ms: int
+    called_at: datetime
+
+
+class DrillCalls(Protocol):
+    """Drills under way, known to every broker, and what verifiers elsewhere say of them. No part of the ledger.
+
+    Safe to call from any thread. Every method raises StoreUnavailable.
+    """
+
+    def call(self, call: DrillCall) -> None:
+        """Tell every broker of a drill. Those called an hour before it or earlier are forgotten: who called died."""
+
+    def called(self) -> Sequence[DrillCall]:
+        """Return the drills under way, by when they were called."""
+
+    def tell(self, canary: str, broker: str, part: bytes) -> None:
+        """Say how far the verifiers of one broker are, instead of what it said before. Nothing when it is over."""
+
+    def told(self, canary: str) -> Mapping[str, bytes]:
+        """Return what each broker said last, by its name."""
+
+    def end(self, canary: str) -> None:
+        """Forget a drill and what was said of it."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from broker.domain.policy import Role
+from broker.domain.policy import Policy, Role
 from broker.errors import Invalid, NotFound, PolicyMoved
 from broker.ledger.entry import Entry, Kind, encode_entry
 from broker.service.calling import Caller
@@ -72,11 +72,9 @@ class ListVerifiers:
         return sorted(lines, key=lambda line: (line.verifier, line.realm))
 
     def _absent(self, sighting: Sighting, now: datetime) -> Listed:
-        silent = max(timedelta(), now - sighting.seen_at)
-        realm = self._policies.current().policy.realms.get(sighting.realm)
-        lease = timedelta(milliseconds=realm.lease_ms) if realm is not None else timedelta()
-        # A broker that was killed did not say so: what it noted last holds no longer than a lease.
-        is_elsewhere = not self._is_sole and sighting.is_present and silent <= lease + ELSEWHERE
+        policy = self._policies.current().policy
+        silent, lease = _silent(sighting, now), _lease(sighting, policy)
+        is_elsewhere = not self._is_sole and listens_still(sighting, policy, now)
         return Listed(
             sighting.verifier,
             sighting.realm,
@@ -91,6 +89,21 @@ class ListVerifiers:
             sighting.seen_at,
             is_elsewhere,
         )
+
+
+def listens_still(sighting: Sighting, policy: Policy, now: datetime) -> bool:
+    """Tell whether whom a broker saw listens to it still, as far as its notes tell."""
+    # A broker that was killed did not say so: what it noted last holds no longer than a lease.
+    return sighting.is_present and _silent(sighting, now) <= _lease(sighting, policy) + ELSEWHERE
+
+
+def _silent(sighting: Sighting, now: datetime) -> timedelta:
+    return max(timedelta(), now - sighting.seen_at)
+
+
+def _lease(sighting: Sighting, policy: Policy) -> timedelta:
+    realm = policy.realms.get(sighting.realm)
+    return timedelta(milliseconds=realm.lease_ms) if realm is not None else timedelta()
 
 
 class ForgetVerifier:

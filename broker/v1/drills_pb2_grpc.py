@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class DrillServiceStub:
-    """Drills. A canary token is minted, shown to every verifier, revoked, and seen
-    as dead by every verifier. No grant covers a canary: it opens nothing.
+    """Drills. A canary token is minted, shown to every verifier, whatever the broker
+    it listens to, revoked, and seen as dead by every verifier. No grant covers a
+    canary: it opens nothing.
     """
 
     def __init__(self, channel):
@@ -54,8 +55,9 @@ class DrillServiceStub:
 
 
 class DrillServiceServicer:
-    """Drills. A canary token is minted, shown to every verifier, revoked, and seen
-    as dead by every verifier. No grant covers a canary: it opens nothing.
+    """Drills. A canary token is minted, shown to every verifier, whatever the broker
+    it listens to, revoked, and seen as dead by every verifier. No grant covers a
+    canary: it opens nothing.
     """
 
     def Drill(self, request, context):
@@ -67,8 +69,8 @@ class DrillServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ScheduleDrills(self, request, context):
-        """Sets how often each broker drills by itself. Roles: admin,
-        operator.
+        """Sets how often a realm is drilled by itself, by whichever broker is due
+        first. Roles: admin, operator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,8 +111,9 @@ def add_DrillServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DrillService:
-    """Drills. A canary token is minted, shown to every verifier, revoked, and seen
-    as dead by every verifier. No grant covers a canary: it opens nothing.
+    """Drills. A canary token is minted, shown to every verifier, whatever the broker
+    it listens to, revoked, and seen as dead by every verifier. No grant covers a
+    canary: it opens nothing.
     """
 
     @staticmethod

@@ -12,7 +12,7 @@ from broker.token.keys import parse_trust
 from broker.v1 import revocations_pb2 as pb
 from broker.v1 import selector_pb2
 from tests.completing import ask, document, silent_verifier
-from tests.served import Served, request_id, wait_until
+from tests.served import POLICY, Served, request_id, wait_until
 
 pytest_plugins = ["tests.fixtures_stores"]
 
@@ -31,10 +31,10 @@ def brokers(postgresql, tmp_path):
 
 
 @contextmanager
-def two(folder, store):
+def two(folder, store, policy=POLICY):
     (folder / "a").mkdir()
     (folder / "b").mkdir()
-    with Served(folder / "a", store=store) as first:
+    with Served(folder / "a", store=store, policy=policy) as first:
         second = Served(folder / "b", store=store, policy=None)
         # One CA and one home of the root keys for both.
         second.authority, second.papers = first.authority, first.papers

@@ -242,10 +242,10 @@ def test_a_broker_that_ends_notes_that_nobody_listens_to_it_any_more(in_room):
 def test_without_verifiers_there_is_nothing_to_drill(in_room):
     async def test(room):
         with pytest.raises(NotFound, match="no verifier listens"):
-            room.drilling.realms("evaluation")
+            await room.drilling.realms("evaluation")
         with pytest.raises(NotFound, match="there is no realm"):
-            room.drilling.realms("nowhere")
+            await room.drilling.realms("nowhere")
         room.join()
-        assert room.drilling.realms(None) == ("evaluation",)
+        assert await room.drilling.realms(None) == ("evaluation",)
 
     in_room(test)

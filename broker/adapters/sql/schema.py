@@ -211,6 +211,26 @@ drill_schedules = Table(
     Column("every_s", Integer, nullable=False),
 )
 
+# Of drills under way alone: the canary for the brokers that show it, and what each of them has to tell.
+drill_calls = Table(
+    "drill_calls",
+    metadata,
+    Column("canary", String(64), primary_key=True),
+    Column("realm", String(128), nullable=False),
+    Column("token", Text, nullable=False),
+    Column("hold_ms", BigInteger, nullable=False),
+    Column("called_at_ms", BigInteger, nullable=False),
+)
+
+drill_parts = Table(
+    "drill_parts",
+    metadata,
+    Column("canary", String(64), nullable=False),
+    Column("broker", String(64), nullable=False),
+    Column("part", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("canary", "broker"),
+)
+
 verifiers = Table(
     "verifiers",
     metadata,

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, delete, func, select, tuple_
 from broker.adapters.entry_archive import EntryArchive
 from broker.adapters.sql.approvals import SqlApprovals
 from broker.adapters.sql.bodies import Bodies, head_of
+from broker.adapters.sql.drill_calls import SqlDrillCalls
 from broker.adapters.sql.engine import SqliteFile, for_writing, reading
 from broker.adapters.sql.explaining import SqlExplaining
 from broker.adapters.sql.failing import LastFailure, engine_errors
@@ -89,6 +90,8 @@ class SqlLedger:
         self._bodies = Bodies(archive)
         self.proofs = SqlProofs(self._reading)
         """The Proofs port, on the same store."""
+        self.drill_calls = SqlDrillCalls(self._reading, self._writing)
+        """The DrillCalls port, on the same store."""
         self.roster = SqlRoster(self._reading, self._writing)
         """The Roster port, on the same store."""
         self.history = SqlPolicyHistory(self._reading)

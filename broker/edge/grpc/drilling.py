@@ -1,23 +1,22 @@
-"""Run drills: show a canary to each verifier of a realm, revoke it, and hear how it dies; also on a schedule."""
+"""Run drills: show a canary to each verifier of a realm, whatever its broker, revoke it, and hear how it dies."""
 
 import asyncio
 import logging
-import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass
 
 from broker.domain.policy import CANARY_MODEL
 from broker.edge.grpc.hub import FeedHub
-from broker.edge.grpc.questions import Report, probe_message
-from broker.edge.grpc.subscribing import Subscriber
+from broker.edge.grpc.other_brokers import Alone, OtherBrokers
+from broker.edge.grpc.shown import Shown, ShownCanaries
 from broker.errors import Defect, Failure, NotFound, Overloaded, RequestReused
 from broker.service.canary import Canaries, Canary
-from broker.service.drill import NS_PER_MS, DrillBook, DrillResult, Showing
+from broker.service.drill import NS_PER_MS, DrillBook, DrillResult
 from broker.service.metering import Meter
 from broker.service.policies import Policies
 from broker.service.ports import Clock, RequestKey
+from broker.service.proof_ports import DrillCall
 from broker.v1 import feed_pb2
 
 log = logging.getLogger("broker.drills")
@@ -26,16 +25,12 @@ BY_SCHEDULE = "broker"
 # For so long verifiers may take to accept the canary; those that are behind are shown it again meanwhile.
 SEEN_WITHIN_S = 5.0
 SHOW_AGAIN_S = 0.25
-COALESCE_S = 0.02
 # A report takes some time to get here, and says nothing of when the canary died but that it was before.
 REPORT_S = 2.0
 # The canary is let go by whoever still holds it a little after the drill.
 HOLD_MARGIN_MS = 5_000
-TICK_S = 1.0
-READ_SCHEDULE_EVERY_TICKS = 3
-# After a start, brokers do not drill all at once, nor before their verifiers are back.
-FIRST_AFTER_S = 15.0
-JITTER = 0.1
+# How often to ask what verifiers of other brokers said; until then nobody knows of their denials.
+ASK_OTHERS_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,29 +42,11 @@ class Begun:
     verifiers: int
 
 
-@dataclass(slots=True)
-class _Shown:
-    """A canary that is before the verifiers."""
-
-    showing: Showing
-    streams: Mapping[int, Subscriber]
-    probe: bytes
-    has_news: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-@dataclass(slots=True)
-class _Due:
-    """When the next drill of a schedule is due."""
-
-    every_s: int
-    at_ns: int
-
-
 Event = Begun | DrillResult | Failure
 
 
 class Drilling:
-    """Drills the verifiers that listen to this broker. One event loop owns it."""
+    """Drills the verifiers that listen to this broker, and with the others' help those of theirs. One loop owns it."""
 
     def __init__(
         self,
@@ -79,8 +56,7 @@ class Drilling:
         policies: Policies,
         clock: Clock,
         meter: Meter,
-        *,
-        draw: Callable[[], float] = random.random,
+        others: OtherBrokers | None = None,
     ) -> None:
         self._hub = hub
         self._canaries = canaries
@@ -88,13 +64,12 @@ class Drilling:
         self._policies = policies
         self._clock = clock
         self._meter = meter
-        self._draw = draw
+        self._others = others or Alone()
         self._under_way: set[str] = set()
-        self._shown: dict[str, _Shown] = {}
+        self.shown = ShownCanaries(hub, clock)
+        """Those that are before the verifiers of this broker, whosever drill it is."""
         self._problems: dict[str, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._due: dict[str, _Due] = {}
-        hub.questions.on_report = self._take
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -103,25 +78,48 @@ class Drilling:
         realms = self._policies.current().policy.realms
         return tuple(self._problems[realm] for realm in sorted(self._problems) if realm in realms)
 
-    def realms(self, wanted: str | None) -> tuple[str, ...]:
+    async def realms(self, wanted: str | None) -> tuple[str, ...]:
         """Return the realms to drill: the one that is wanted, or each that has verifiers.
 
         Raises:
             NotFound: There is no such realm, or nobody listens.
+            StoreUnavailable: Nobody knows who listens to other brokers.
         """
         known = self._policies.current().policy.realms
         if wanted is not None and wanted not in known:
             raise NotFound(
                 f"there is no realm {wanted}", hint=f"the realms are {', '.join(sorted(known)) or 'none yet'}"
             )
-        found = tuple(realm for realm in sorted(known) if wanted in (None, realm) and any(self._hub.live(realm)))
+        wanted_realms = sorted(known) if wanted is None else [wanted]
+        found = tuple([realm for realm in wanted_realms if await self.has_verifiers(realm)])
         if not found:
             where = f"in realm {wanted}" if wanted is not None else "in any realm"
             raise NotFound(
-                f"no verifier listens to this broker {where}, so there is nothing to drill",
+                f"no verifier listens {where}, so there is nothing to drill",
                 hint="connect a verifier, and see: broker verifiers",
             )
         return found
+
+    async def has_verifiers(self, realm: str) -> bool:
+        """Tell whether anybody listens, to whatever broker. Raises StoreUnavailable."""
+        return any(self._hub.live(realm)) or bool(await self._others.listening(realm))
+
+    def is_under_way(self, realm: str) -> bool:
+        """Tell whether this broker is drilling the realm."""
+        return realm in self._under_way
+
+    def begin(self, realm: str) -> None:
+        """Begin a drill by the schedule, which nobody waits for."""
+        task = asyncio.create_task(self._run(realm, BY_SCHEDULE, None, _unheard))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def recall(self, last: DrillResult) -> None:
+        """Take up how the newest drill of a realm ended, which another process made."""
+        if last.passed:
+            self._problems.pop(last.realm, None)
+        else:
+            self._problems[last.realm] = last.problem()
 
     async def drill(self, realm: str, by: str, request: RequestKey | None) -> AsyncIterator[Begun | DrillResult]:
         """Drill one realm; yield that it began, and what it found. It goes on when nobody listens to it any more.
@@ -185,63 +183,56 @@ class Drilling:
         return result
 
     async def _show(self, canary: Canary, by: str, tell: Callable[[Event], None]) -> DrillResult:
-        streams = {one.listener.stream: one for one in self._hub.live(canary.realm)}
-        bound_ms = max([self._lease_ms(canary.realm), *(one.listener.lease_ms for one in streams.values())])
+        live = list(self._hub.live(canary.realm))
+        here = {one.listener.verifier for one in live}
+        elsewhere = await self._others.listening(canary.realm) - here
+        bound_ms = max([self._lease_ms(canary.realm), *(one.listener.lease_ms for one in live)])
         probe = feed_pb2.Probe(
             id=canary.id,
             token=canary.token,
             model=CANARY_MODEL,
             hold_ms=bound_ms + int((SEEN_WITHIN_S + REPORT_S) * 1000) + HOLD_MARGIN_MS,
         )
-        showing = Showing({stream: one.listener.verifier for stream, one in streams.items()})
-        shown = self._shown[canary.id] = _Shown(showing, streams, probe_message(probe))
         try:
-            tell(Begun(canary.realm, canary.id, len(streams)))
-            await self._until_seen(shown)
-            showing.revoking()
-            index, asked_ns, committed_ns = await asyncio.to_thread(self._canaries.end, canary, by)
-            await self._until_dead(shown, committed_ns + bound_ms * NS_PER_MS + int(REPORT_S * 1e9))
+            with self.shown.show(canary.realm, probe, elsewhere) as shown:
+                await self._others.call(
+                    DrillCall(canary.id, canary.realm, canary.token, probe.hold_ms, self._clock.now())
+                )
+                tell(Begun(canary.realm, canary.id, len(live) + len(elsewhere)))
+                await self._until_seen(shown, canary.id)
+                shown.showing.revoking()
+                index, asked_ns, committed_ns = await asyncio.to_thread(self._canaries.end, canary, by)
+                await self._until_dead(shown, canary.id, committed_ns + bound_ms * NS_PER_MS + int(REPORT_S * 1e9))
+                if elsewhere:
+                    shown.showing.only_elsewhere(await self._others.listening(canary.realm) - here)
         finally:
-            del self._shown[canary.id]
+            # Else it is forgotten after an hour.
+            with suppress(Failure):
+                await self._others.end(canary.id)
         # From before the commit: a report can be here before the append's thread has returned.
-        verifiers = showing.drilled(asked_ns)
+        verifiers = shown.showing.drilled(asked_ns)
         return DrillResult(0, canary.realm, canary.id, canary.minted_at, by, bound_ms, index, verifiers)
 
-    async def _until_seen(self, shown: _Shown) -> None:
+    async def _until_seen(self, shown: Shown, canary: str) -> None:
         deadline_ns = self._clock.boottime_ns() + int(SEEN_WITHIN_S * 1e9)
-        for stream, one in shown.streams.items():
-            if not self._hub.questions.probe(one, shown.probe):
-                shown.showing.cannot(stream)
+        shown.ask()
         shown_ns = self._clock.boottime_ns()
         while not shown.showing.is_seen and (now_ns := self._clock.boottime_ns()) < deadline_ns:
             if now_ns - shown_ns >= SHOW_AGAIN_S * 1e9:
                 shown_ns = now_ns
-                # Who refused it may have been behind: without the newest key, or without a lease yet.
-                for stream in shown.showing.ask_again():
-                    self._hub.questions.probe(shown.streams[stream], shown.probe)
-            await self._news(shown, SHOW_AGAIN_S)
+                shown.ask_again()
+            await self._news(shown, canary, SHOW_AGAIN_S)
 
-    async def _until_dead(self, shown: _Shown, deadline_ns: int) -> None:
+    async def _until_dead(self, shown: Shown, canary: str, deadline_ns: int) -> None:
         while not shown.showing.is_over and (left_ns := deadline_ns - self._clock.boottime_ns()) > 0:
-            await self._news(shown, min(left_ns / 1e9, SHOW_AGAIN_S))
+            await self._news(shown, canary, min(left_ns / 1e9, SHOW_AGAIN_S))
 
-    async def _news(self, shown: _Shown, timeout_s: float) -> None:
-        shown.has_news.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await shown.has_news.wait()
-                # Reports come in a burst, each with its time; a look at all of them after each would hold up the feed.
-                await asyncio.sleep(COALESCE_S)
-        for stream, one in shown.streams.items():
-            if one.listener.gave_up_ns is not None:
-                shown.showing.leave(stream)
-
-    def _take(self, report: Report) -> None:
-        shown = self._shown.get(report.probe)
-        if shown is not None:
-            now_ns = self._clock.boottime_ns()
-            shown.showing.report(report.stream, report.verifier, report.verdict, is_end=report.is_end, now_ns=now_ns)
-            shown.has_news.set()
+    async def _news(self, shown: Shown, canary: str, timeout_s: float) -> None:
+        await shown.news(min(timeout_s, ASK_OTHERS_S))
+        # Whatever cannot be read now is asked for again.
+        with suppress(Failure):
+            for broker, part in (await self._others.told(canary)).items():
+                shown.showing.take(broker, part, self._clock.boottime_ns())
 
     def _judge(self, result: DrillResult) -> None:
         for one in result.verifiers:
@@ -260,54 +251,6 @@ class Drilling:
     def _lease_ms(self, realm: str) -> int:
         known = self._policies.current().policy.realms.get(realm)
         return known.lease_ms if known is not None else 0
-
-    async def run(self) -> None:
-        """Drill by the schedules, for as long as the task lives."""
-        is_reminded = False
-        while True:
-            try:
-                is_reminded = is_reminded or await self._remember()
-                await self._read_schedules()
-            except Failure as failure:
-                log.debug("cannot read the schedule of drills", extra={"fields": {"reason": failure.reason}})
-            for _ in range(READ_SCHEDULE_EVERY_TICKS):
-                self._begin_due()
-                await asyncio.sleep(TICK_S)
-
-    async def _remember(self) -> bool:
-        """Raise again the alarms that stood when a broker ended."""
-        for realm in self._policies.current().policy.realms:
-            for last in await asyncio.to_thread(self.book.past, realm, 1):
-                if not last.passed:
-                    self._problems.setdefault(realm, last.problem())
-        return True
-
-    async def _read_schedules(self) -> None:
-        schedules = dict(await asyncio.to_thread(self.book.schedules))
-        for realm in self._due.keys() - schedules.keys():
-            del self._due[realm]
-        for realm, every_s in schedules.items():
-            due = self._due.get(realm)
-            if due is None or due.every_s != every_s:
-                self._due[realm] = _Due(every_s, await self._first_due_ns(realm, every_s))
-
-    async def _first_due_ns(self, realm: str, every_s: int) -> int:
-        """Return when the next one is due: an interval after the last one, but not at once after a start."""
-        rest_s = 0.0
-        for last in await asyncio.to_thread(self.book.past, realm, 1):
-            rest_s = every_s - (self._clock.now() - last.at) / timedelta(seconds=1)
-        soonest_s = min(every_s, FIRST_AFTER_S) * (1 + self._draw()) / 2
-        return self._clock.boottime_ns() + int(min(every_s, max(rest_s, soonest_s)) * 1e9)
-
-    def _begin_due(self) -> None:
-        now_ns = self._clock.boottime_ns()
-        for realm, due in self._due.items():
-            if now_ns < due.at_ns or realm in self._under_way or not any(self._hub.live(realm)):
-                continue
-            due.at_ns = now_ns + int(due.every_s * (1 + JITTER * (2 * self._draw() - 1)) * 1e9)
-            task = asyncio.create_task(self._run(realm, BY_SCHEDULE, None, _unheard))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
 
 
 def _unheard(event: Event) -> None:

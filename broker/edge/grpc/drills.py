@@ -35,7 +35,7 @@ class DrillService(drills_pb2_grpc.DrillServiceServicer):
         caller.must_be(Role.ADMIN, Role.OPERATOR)
         key = request_key(caller, request)
         wanted = identifier("realm", request.realm) if request.realm else None
-        realms = self._drilling.realms(wanted)
+        realms = await self._drilling.realms(wanted)
         events: asyncio.Queue[pb.DrillResponse | Failure | None] = asyncio.Queue()
         tasks = [asyncio.create_task(self._drill(realm, _in(realm, key), events)) for realm in realms]
         failures: list[Failure] = []

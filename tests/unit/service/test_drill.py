@@ -146,7 +146,6 @@ def test_two_streams_of_one_name_count_each_for_itself():
 def test_who_leaves_by_its_own_word_is_no_verifier_any_more():
     shown = showing("gateway", "frontend")
     shown.leave(1)
-    assert shown.streams == (2,)
     assert one(shown).verifier == "frontend"
 
 
@@ -200,3 +199,72 @@ def test_a_document_comes_back_as_it_went():
 def test_a_damaged_document_is_refused(damaged):
     with pytest.raises(StoreCorrupt):
         read_result(1, damaged)
+
+
+def elsewhere(*names):
+    """A drill whose verifiers listen to another broker, and what that one shows it to."""
+    return Showing({}, names), showing(*names)
+
+
+def test_p6_who_listens_to_another_broker_is_waited_for_and_timed_by_when_it_was_told():
+    here, there = elsewhere("gateway")
+    assert not here.is_seen
+    there.report(1, "gateway", "ACCEPTED", is_end=False, now_ns=1 * MS)
+    here.take("another", there.part(), 10 * MS)
+    assert here.is_seen
+    assert not here.is_over
+    here.revoking()
+    there.report(1, "gateway", "REVOKED", is_end=True, now_ns=12 * MS)
+    for now_ms in (40, 50):
+        # Told again, it happened no later.
+        here.take("another", there.part(), now_ms * MS)
+    assert here.is_over
+    assert one(here, 20 * MS) == Drilled("gateway", Outcome.DENIED, "REVOKED", 20_000)
+
+
+def test_p6_of_whom_no_broker_tells_anything_is_silent():
+    here, _ = elsewhere("gateway", "third")
+    here.take("another", showing("third").part(), 1)
+    assert [drilled.outcome for drilled in here.drilled(0)] == [Outcome.SILENT, Outcome.SILENT]
+    # Whoever has gone since is not: a broker tells of those that are there.
+    here.only_elsewhere(["third"])
+    assert one(here) == Drilled("third", Outcome.SILENT, "")
+
+
+def test_p6_what_another_broker_tells_proves_no_more_than_what_a_verifier_says_here():
+    here, there = elsewhere("early", "refusing", "old", "accepting")
+    for stream, verdict in ((1, "ACCEPTED"), (2, "UNTRUSTED"), (4, "ACCEPTED")):
+        there.report(stream, ("early", "refusing", "old", "accepting")[stream - 1], verdict, is_end=False, now_ns=1)
+    there.cannot(3)
+    here.take("another", there.part(), 1)
+    there.report(1, "early", "STALE", is_end=True, now_ns=2)
+    here.take("another", there.part(), 2)
+    # To ask again is up to the broker that they listen to.
+    assert here.ask_again() == ()
+    here.revoking()
+    found = {drilled.verifier: (drilled.outcome, drilled.verdict) for drilled in here.drilled(0)}
+    assert found == {
+        "early": (Outcome.REFUSED, "STALE"),
+        "refusing": (Outcome.REFUSED, "UNTRUSTED"),
+        "old": (Outcome.SILENT, ""),
+        "accepting": (Outcome.ACCEPTING, "ACCEPTED"),
+    }
+
+
+def test_who_leaves_another_broker_is_forgotten_and_streams_of_two_brokers_are_not_mixed_up():
+    here, there = elsewhere("gateway")
+    third = showing("third")
+    here.take("another", there.part(), 1)
+    here.take("yet another", third.part(), 1)
+    assert {drilled.verifier for drilled in here.drilled(0)} == {"gateway", "third"}
+    there.leave(1)
+    here.take("another", there.part(), 2)
+    assert one(here).verifier == "third"
+
+
+@pytest.mark.parametrize("part", [b"", b"{", b"[1]", b'[["a"]]', b"[[1,2,3,4,5,6,7]]"])
+def test_what_cannot_be_read_of_another_broker_changes_nothing(part):
+    here, _ = elsewhere("gateway")
+    with pytest.raises(StoreCorrupt, match="cannot be read"):
+        here.take("another", part, 1)
+    assert one(here) == Drilled("gateway", Outcome.SILENT, "")
