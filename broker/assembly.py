@@ -157,7 +157,7 @@ class Broker:
             meter,
         )
         self.ledger.listen(hub.wake)
-        find_hits = FindHits(self.ledger.proofs, self.policies)
+        find_hits, cuts = FindHits(self.ledger.proofs, self.policies), self._composer.cuts_told(hub)
         completions = Completions(
             hub,
             Complete(self.ledger, self.ledger.proofs, self.policies, self.signer, clock),
@@ -168,6 +168,7 @@ class Broker:
             self.policies,
             clock,
             meter,
+            cuts,
             is_sole=parts.is_sole,
         )
         keeper = RosterKeeper(
@@ -181,7 +182,7 @@ class Broker:
             keep, self.signer, clock, lambda: publisher.head, lambda realm: meter.receipts_refused(realm, "OVERLOADED")
         )
         services = self._composer.services(
-            hub, completions, find_hits, drills.drilling, keeper, outermost, receiving, self.condition
+            hub, completions, find_hits, drills, keeper, outermost, receiving, self.condition
         )
         server = self._bind(services, outermost)
         await server.start()
@@ -194,6 +195,7 @@ class Broker:
         tasks = [
             asyncio.create_task(hub.run()),
             asyncio.create_task(completions.run()),
+            *([asyncio.create_task(cuts.run())] if cuts is not None else []),
             asyncio.create_task(noting.run()),
             asyncio.create_task(denying.run()),
             asyncio.create_task(drills.run()),

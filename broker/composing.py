@@ -18,6 +18,7 @@ from broker.domain.policy import Policy
 from broker.edge.grpc.approvals import ApprovalService
 from broker.edge.grpc.audit import AuditService
 from broker.edge.grpc.completions import Completions
+from broker.edge.grpc.cuts import CutsTold
 from broker.edge.grpc.denying import Denying
 from broker.edge.grpc.drill_answers import DrillAnswers
 from broker.edge.grpc.drill_schedules import DrillSchedules
@@ -103,6 +104,7 @@ class Parts:
 class Drills:
     """Drills by hand, by schedule, and the part in those of other brokers, if there can be any."""
 
+    others: OtherBrokers
     drilling: Drilling
     schedules: DrillSchedules
     answers: DrillAnswers | None
@@ -158,7 +160,12 @@ class Composer:
         # Not `max_ttl`: it may have been longer when a token that is still alive was minted (P4).
         return Revocations(self.parts.clock, timedelta(seconds=MAX_LIFETIME_S))
 
-    def drills(self, hub: FeedHub) -> "Drills":
+    def cuts_told(self, hub: FeedHub) -> CutsTold | None:
+        """Return what tells other brokers of uses that were cut, if there can be any."""
+        parts = self.parts
+        return None if parts.is_sole else CutsTold(self.ledger.cuts, hub.listeners, parts.clock, name=new_token_id())
+
+    def drills(self, hub: FeedHub) -> Drills:
         """Return what drills the verifiers of this process, and with the other ones' help those of theirs."""
         parts, ledger, clock = self.parts, self.ledger, self.parts.clock
         canaries = Canaries(
@@ -172,6 +179,7 @@ class Composer:
         )
         drilling = Drilling(hub, canaries, book, self.policies, clock, parts.meter, others)
         return Drills(
+            others,
             drilling,
             DrillSchedules(drilling, self.policies, clock, others),
             DrillAnswers(drilling.shown, others, clock) if not parts.is_sole else None,
@@ -182,7 +190,7 @@ class Composer:
         hub: FeedHub,
         completions: Completions,
         find_hits: FindHits,
-        drilling: Drilling,
+        drills: Drills,
         keeper: RosterKeeper,
         outermost: Outermost,
         receiving: Receiving,
@@ -222,6 +230,7 @@ class Composer:
                 self.policies,
                 hub,
                 clock,
+                drills.others,
             ),
             feed=FeedService(hub, self.policies, clock, outermost.caller, receiving=receiving),
             policy=self._policy_service(),
@@ -235,10 +244,10 @@ class Composer:
                 list_verifiers,
                 ForgetVerifier(self.ledger, keeper, list_verifiers, clock),
                 self.ledger.roster,
-                drilling,
+                drills.drilling,
                 self.log.trust,
             ),
-            drills=DrillService(drilling),
+            drills=DrillService(drills.drilling),
             ledger=self.log.service,
             approvals=ApprovalService(
                 approving, Voting(self.ledger, approving, self.policies, clock), Watching(approving, self._again)

@@ -165,3 +165,26 @@ class DrillCalls(Protocol):
 
     def end(self, canary: str) -> None:
         """Forget a drill and what was said of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How many running uses the revocation at an index cut at one verifier, as that told its broker."""
+
+    revocation: int
+    verifier: str
+    realm: str
+    uses: int
+
+
+class Cuts(Protocol):
+    """Uses that were cut, for the completions of other brokers. No part of the ledger.
+
+    Safe to call from any thread. Every method raises StoreUnavailable.
+    """
+
+    def note(self, broker: str, cuts: Sequence[Cut], *, keep_until: datetime) -> None:
+        """Keep them, each instead of what the same broker noted of the same revocation and verifier. All or nothing."""
+
+    def elsewhere(self, broker: str, first: int, last: int) -> Sequence[Cut]:
+        """Return what brokers but this one noted of the revocations from `first` to `last`, by index, in no order."""

@@ -102,3 +102,32 @@ def test_p6_what_a_dead_broker_committed_is_completed_by_another_one(brokers):
     [stop] = evaluation.verifiers
     assert (stop.verifier, stop.state) == (GATEWAY, "lapsed")
     assert stop.after_ms >= LEASE_S * 1000
+
+
+def test_uses_that_were_cut_at_a_verifier_of_another_broker_are_counted_and_a_dry_run_names_it(brokers):
+    here, there = brokers
+    verifier = there.verifier()
+    token = here.mint()
+    there.until_accepted(verifier, token.token)
+    wait_until(lambda: listed(here))
+    request = pb.RevokeRequest(
+        request_id=request_id(), selector=selector_pb2.Selector(token=token.id), reason="a test", dry_run=True
+    )
+    with verifier.use(token.token, model="mythos") as one, verifier.use(token.token, model="mythos") as two:
+        [event] = here.revocations().Revoke(request, timeout=30)
+        # Whom only another broker can ask did not say.
+        assert list(event.preview.verifiers) == [GATEWAY]
+        assert list(event.preview.silent) == [GATEWAY]
+        events = here.revoke(wait=True, token=token.id)
+        assert one.cancelled.is_set()
+        assert two.cancelled.is_set()
+    complete = events[-1].complete
+    assert complete.uses_cut == 2
+    evaluation = checked(here, complete)[0]
+    assert [(stop.verifier, stop.uses_cut) for stop in evaluation.verifiers] == [(GATEWAY, 2)]
+    # The broker that was told counts them once, by itself.
+    other = here.mint()
+    there.until_accepted(verifier, other.token)
+    with verifier.use(other.token, model="mythos"):
+        assert there.revoke(wait=True, token=other.id)[-1].complete.uses_cut == 1
+    verifier.close()

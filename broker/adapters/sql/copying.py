@@ -24,8 +24,8 @@ FORMAT = 1
 RESTORING = "restoring"
 ANSWER_TIMEOUT_S = 3600
 _AT_ONCE = 1_000
-# Denials are no part of the record, nor drills under way; checkpoints are of the ledger that was.
-_LEFT_OUT = frozenset({"denials", "checkpoints", "drill_calls", "drill_parts"})
+# Denials are no part of the record, nor what brokers tell each other; checkpoints are of the ledger that was.
+_LEFT_OUT = frozenset({"denials", "checkpoints", "drill_calls", "drill_parts", "cuts"})
 
 
 def dump(url: str, at: datetime) -> Iterator[bytes]:

@@ -231,6 +231,20 @@ drill_parts = Table(
     PrimaryKeyConstraint("canary", "broker"),
 )
 
+# What verifiers told one broker, for the completions of another.
+cuts = Table(
+    "cuts",
+    metadata,
+    Column("revocation", BigInteger, nullable=False),
+    Column("realm", String(128), nullable=False),
+    Column("verifier", String(512), nullable=False),
+    Column("broker", String(64), nullable=False),
+    Column("uses", BigInteger, nullable=False),
+    Column("keep_until_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("revocation", "realm", "verifier", "broker"),
+    sqlite_with_rowid=False,
+)
+
 verifiers = Table(
     "verifiers",
     metadata,

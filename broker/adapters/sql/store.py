@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, delete, func, select, tuple_
 from broker.adapters.entry_archive import EntryArchive
 from broker.adapters.sql.approvals import SqlApprovals
 from broker.adapters.sql.bodies import Bodies, head_of
+from broker.adapters.sql.cuts import SqlCuts
 from broker.adapters.sql.drill_calls import SqlDrillCalls
 from broker.adapters.sql.engine import SqliteFile, for_writing, reading
 from broker.adapters.sql.explaining import SqlExplaining
@@ -30,6 +31,7 @@ from broker.adapters.sql.schema import (
     blocks,
     certificates,
     counts,
+    cuts,
     policies,
     requests,
     restorations,
@@ -90,6 +92,8 @@ class SqlLedger:
         self._bodies = Bodies(archive)
         self.proofs = SqlProofs(self._reading)
         """The Proofs port, on the same store."""
+        self.cuts = SqlCuts(self._reading, self._writing)
+        """The Cuts port, on the same store."""
         self.drill_calls = SqlDrillCalls(self._reading, self._writing)
         """The DrillCalls port, on the same store."""
         self.roster = SqlRoster(self._reading, self._writing)
@@ -240,6 +244,7 @@ class SqlLedger:
             (certificates, certificates.c.expires_at_ms, moment),
             (requests, requests.c.at_ms, requests_from),
             (counts, counts.c.keep_until_ms, moment),
+            (cuts, cuts.c.keep_until_ms, moment),
         ):
             key = tuple_(*table.primary_key.columns)
             some = delete(table).where(

@@ -10,6 +10,7 @@ from datetime import timedelta
 from functools import partial
 from typing import ParamSpec, TypeVar
 
+from broker.edge.grpc.cuts import CutsTold
 from broker.edge.grpc.hub import FeedHub
 from broker.errors import Failure, NotFound
 from broker.service.complete import Complete, Completion, InForce, revocation_at
@@ -94,10 +95,12 @@ class Completions:
         policies: Policies,
         clock: Clock,
         meter: Meter,
+        cuts: CutsTold | None = None,
         *,
         is_sole: bool,
     ) -> None:
         self._hub = hub
+        self._cuts = cuts
         self._complete = complete
         self._find_hits = find_hits
         self._ledger = ledger
@@ -116,7 +119,7 @@ class Completions:
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         hub.on_published = self._wake.set
-        hub.on_cuts = hub.listeners.cut
+        hub.on_cuts = cuts.cut if cuts is not None else hub.listeners.cut
 
     def begin(self, revoked: Revoked, *, asked_ns: int, committed_ns: int) -> None:
         """Watch a revocation that was just committed, not before `asked_ns` and not after `committed_ns`.
@@ -237,7 +240,7 @@ class Completions:
         )
 
     async def _finish(self, pending: _Pending) -> None:
-        outcomes = await self._better_known(pending)
+        outcomes = await self._with_cuts(await self._better_known(pending), pending.revoked)
         tokens = await pending.tokens
         done = InForce(pending.revoked, outcomes, pending.progress.unknown_ns, tokens)
         while True:
@@ -271,6 +274,20 @@ class Completions:
         sightings = {(one.verifier, one.realm): one for one in known}
         return tuple(
             _seen_elsewhere(outcome, sightings.get((outcome.verifier, outcome.realm)), pending.revoked)
+            for outcome in outcomes
+        )
+
+    async def _with_cuts(self, outcomes: tuple[Outcome, ...], revoked: Revoked) -> tuple[Outcome, ...]:
+        """Return the outcomes with the uses, too, that were cut at verifiers which listen to other brokers."""
+        if self._cuts is None:
+            return outcomes
+        try:
+            uses = await self._cuts.elsewhere(revoked.index - revoked.entries + 1, revoked.index)
+        except Failure:
+            return outcomes
+        return tuple(
+            # Two streams of one name report under it together.
+            replace(outcome, uses_cut=outcome.uses_cut + uses.pop((outcome.verifier, outcome.realm), 0))
             for outcome in outcomes
         )
 

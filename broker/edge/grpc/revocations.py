@@ -13,6 +13,7 @@ from broker.domain.policy import Role
 from broker.edge.grpc import telling
 from broker.edge.grpc.completions import Completions, Waiting
 from broker.edge.grpc.hub import FeedHub
+from broker.edge.grpc.other_brokers import Alone, OtherBrokers
 from broker.edge.grpc.outermost import CALLER
 from broker.edge.grpc.translate import limit, request_key, selector, selector_message, timestamp
 from broker.errors import NotFound
@@ -57,7 +58,9 @@ class RevocationService(revocations_pb2_grpc.RevocationServiceServicer):
         policies: Policies,
         hub: FeedHub,
         clock: Clock,
+        others: OtherBrokers | None = None,
     ) -> None:
+        self._others = others or Alone()
         self._revoke = revoke
         self._revoke_tokens = revoke_tokens
         self._reinstate = reinstate
@@ -167,7 +170,7 @@ class RevocationService(revocations_pb2_grpc.RevocationServiceServicer):
     async def _preview(self, prepared: Prepared) -> pb.RevokeResponse:
         now_ns = self._clock.boottime_ns()
         deadline_ns = now_ns + int(COUNT_S * 1e9)
-        hits, survey = await asyncio.gather(
+        hits, survey, elsewhere = await asyncio.gather(
             asyncio.to_thread(
                 self._find_hits,
                 prepared.selector,
@@ -175,13 +178,20 @@ class RevocationService(revocations_pb2_grpc.RevocationServiceServicer):
                 has_time=lambda: self._clock.boottime_ns() < deadline_ns,
             ),
             self._hub.survey(prepared.selector, SURVEY_S),
+            self._listening(prepared.selector),
         )
         waited_for = {
             one.verifier
             for one in self._hub.listeners.present(now_ns)
             if prepared.selector.concerns(one.realm) and one.holds_until_ns(now_ns) > now_ns
         }
-        return telling.preview(prepared, hits, survey.uses, sorted(waited_for), sorted(survey.silent))
+        # Only those that listen here are asked how many uses match.
+        silent = {*survey.silent, *(elsewhere - {*survey.asked})}
+        return telling.preview(prepared, hits, survey.uses, sorted(waited_for | elsewhere), sorted(silent))
+
+    async def _listening(self, what: Selector) -> frozenset[str]:
+        realms = [realm for realm in self._policies.current().policy.realms if what.concerns(realm)]
+        return frozenset[str]().union(*[await self._others.listening(realm) for realm in realms])
 
     async def Reinstate(self, request: pb.ReinstateRequest, context: ServicerContext) -> pb.ReinstateResponse:
         """Lift a block."""
