@@ -2,20 +2,23 @@
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from sqlalchemy import create_engine
 
 from broker.adapters.sql import SqlLedger, open_store
+from broker.errors import StoreUnavailable
 from broker.ledger.entry import Entry, Kind, encode_entry, leaf_hash
 from broker.ledger.merkle import Frontier
 from broker.service.ports import Appended, Draft, Effect, PolicyReplaced, RequestKey, RevocationAdded, Write
 from broker.token.revocation import Selector
 from tests.moved_clock import MovedClock
+from tests.postgresql import PostgreSql
 
 BY = "spiffe://acme.example/ci"
 
@@ -101,3 +104,14 @@ def assert_whole(home: Home) -> None:
             (at, Frontier().extended([bytes(row[2]) for row in rows[at * 256 : at * 256 + 256]]).root())
             for at in range(len(rows) // 256)
         ]
+
+
+def away_and_back(server: PostgreSql, questions: Sequence[Callable[[], object]]) -> None:
+    """Stop the server, and expect each question to say so; start it, and expect answers."""
+    server.stop()
+    for question in questions:
+        with pytest.raises(StoreUnavailable):
+            question()
+    server.start()
+    for question in questions:
+        question()

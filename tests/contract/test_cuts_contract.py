@@ -7,10 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from broker.adapters.sql import SqlLedger
-from broker.errors import StoreUnavailable
 from broker.service.proof_ports import Cut, Cuts
 from tests.postgresql import PostgreSql
-from tests.stores import Home
+from tests.stores import Home, away_and_back
 
 pytest_plugins = ["tests.fixtures_stores"]
 
@@ -71,12 +70,6 @@ def test_while_the_store_is_away_each_says_so_and_later_is_answered(own_postgres
         lambda: cuts.elsewhere("here", 0, 100),
     ]
     cuts.elsewhere("here", 0, 100)
-    own_postgresql.stop()
-    for question in questions:
-        with pytest.raises(StoreUnavailable):
-            question()
-    own_postgresql.start()
-    for question in questions:
-        question()
+    away_and_back(own_postgresql, questions)
     assert cuts.elsewhere("here", 0, 100) == [CUT]
     home.close()

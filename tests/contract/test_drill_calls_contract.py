@@ -6,10 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from broker.errors import StoreUnavailable
 from broker.service.proof_ports import DrillCall, DrillCalls
 from tests.postgresql import PostgreSql
-from tests.stores import Home
+from tests.stores import Home, away_and_back
 
 pytest_plugins = ["tests.fixtures_stores"]
 
@@ -86,12 +85,6 @@ def test_while_the_store_is_away_every_call_says_so_and_later_is_answered(own_po
         lambda: calls.end(CALL.canary),
         lambda: calls.call(CALL),
     ]
-    own_postgresql.stop()
-    for question in questions:
-        with pytest.raises(StoreUnavailable):
-            question()
-    own_postgresql.start()
-    for question in questions:
-        question()
+    away_and_back(own_postgresql, questions)
     assert list(calls.called()) == [CALL]
     home.close()

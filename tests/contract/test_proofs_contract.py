@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from broker.errors import NotFound, StoreCorrupt, StoreUnavailable
+from broker.errors import NotFound, StoreCorrupt
 from broker.ledger.entry import Entry, Kind, decode_entry, encode_entry
 from broker.service.ports import Ledger, TokensRevoked, Write
 from broker.service.proof_ports import (
@@ -29,7 +29,7 @@ from broker.token.revocation import Selector
 from tests.fakes import Disk, FakeLedger
 from tests.moved_clock import MovedClock
 from tests.postgresql import PostgreSql
-from tests.stores import BY, Home, append, draft, failure_of, key, revocation, write
+from tests.stores import BY, Home, append, away_and_back, draft, failure_of, key, revocation, write
 
 pytest_plugins = ["tests.fixtures_stores"]
 
@@ -309,13 +309,7 @@ def test_while_the_store_is_away_every_question_says_so_and_later_is_answered(ow
         lambda: ports.roster.note([SEEN]),
         lambda: ports.roster.known(None),
     ]
-    own_postgresql.stop()
-    for question in questions:
-        with pytest.raises(StoreUnavailable):
-            question()
-    own_postgresql.start()
-    for question in questions:
-        question()
+    away_and_back(own_postgresql, questions)
     assert list(ports.roster.known(None)) == [SEEN]
     home.close()
 
