@@ -61,6 +61,19 @@ def test_a_call_that_a_broker_left_behind_is_none(world, sign):
     assert asyncio.run(others.called()) == [call]
 
 
+def test_a_broker_does_not_answer_its_own_call(world):
+    async def whole():
+        call = DrillCall("canary-1", "evaluation", "a token", 17_000, NOW)
+        here, there = others_of(world), others_of(world)
+        await here.call(call)
+        assert await here.called() == []
+        assert await there.called() == [call]
+        await here.end(call.canary)
+        assert await there.called() == []
+
+    asyncio.run(whole())
+
+
 def test_whoever_is_alone_asks_and_is_asked_nothing():
     async def whole():
         alone = Alone()

@@ -46,7 +46,7 @@ class DrillAnswers:
             canary: task for canary, task in self._answers.items() if canary in standing or not task.done()
         }
         for canary, call in standing.items():
-            if canary not in self._answers and canary not in self._shown:
+            if canary not in self._answers:
                 self._answers[canary] = asyncio.create_task(self._answer(call))
 
     async def _answer(self, call: DrillCall) -> None:

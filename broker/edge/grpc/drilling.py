@@ -204,7 +204,9 @@ class Drilling:
                 index, asked_ns, committed_ns = await asyncio.to_thread(self._canaries.end, canary, by)
                 await self._until_dead(shown, canary.id, committed_ns + bound_ms * NS_PER_MS + int(REPORT_S * 1e9))
                 if elsewhere:
-                    shown.showing.only_elsewhere(await self._others.listening(canary.realm) - here)
+                    # Where that cannot be read, they stay silent.
+                    with suppress(Failure):
+                        shown.showing.only_elsewhere(await self._others.listening(canary.realm) - here)
         finally:
             # Else it is forgotten after an hour.
             with suppress(Failure):

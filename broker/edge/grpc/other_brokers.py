@@ -1,6 +1,7 @@
 """What brokers on one store do in each other's drills: who listens to them, calls, and what comes back."""
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Protocol
@@ -12,6 +13,7 @@ from broker.service.verifiers import listens_still
 
 # By two clocks. No drill takes so long, and no canary lives much longer.
 OLDEST = timedelta(minutes=2)
+OWN = 1_000
 
 
 class OtherBrokers(Protocol):
@@ -24,7 +26,7 @@ class OtherBrokers(Protocol):
         """As `DrillCalls.call`."""
 
     async def called(self) -> Sequence[DrillCall]:
-        """As `DrillCalls.called`, without what a broker left that died."""
+        """As `DrillCalls.called`, those of other brokers alone, and without what one left that died."""
 
     async def tell(self, canary: str, part: bytes) -> None:
         """As `DrillCalls.tell`, in the name of this broker."""
@@ -72,6 +74,8 @@ class OnOneStore:
         self._policies = policies
         self._clock = clock
         self._name = name
+        # Those called from here: there are never many at once.
+        self._own: deque[str] = deque(maxlen=OWN)
 
     async def listening(self, realm: str) -> frozenset[str]:
         """As the protocol says."""
@@ -81,12 +85,13 @@ class OnOneStore:
 
     async def call(self, call: DrillCall) -> None:
         """As the protocol says."""
+        self._own.append(call.canary)
         await asyncio.to_thread(self._calls.call, call)
 
     async def called(self) -> Sequence[DrillCall]:
         """As the protocol says."""
-        now = self._clock.now()
-        return [call for call in await asyncio.to_thread(self._calls.called) if abs(now - call.called_at) <= OLDEST]
+        calls, now = await asyncio.to_thread(self._calls.called), self._clock.now()
+        return [call for call in calls if call.canary not in self._own and abs(now - call.called_at) <= OLDEST]
 
     async def tell(self, canary: str, part: bytes) -> None:
         """As the protocol says."""

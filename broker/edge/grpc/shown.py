@@ -63,9 +63,6 @@ class ShownCanaries:
         self._shown: dict[str, Shown] = {}
         hub.questions.on_report = self._take
 
-    def __contains__(self, canary: str) -> bool:
-        return canary in self._shown
-
     @contextmanager
     def show(self, realm: str, probe: feed_pb2.Probe, elsewhere: Collection[str] = ()) -> Iterator[Shown]:
         """Have a canary before the streams of a realm that live now; `elsewhere` as in `Showing`. `ask` shows it."""
