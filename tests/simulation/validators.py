@@ -121,6 +121,8 @@ class Validators:
         self._wires: dict[Any, _Wire] = {}
         # While an old copy is in the database's place: the index from which on it knows nothing.
         self.stale_from: int | None = None
+        # By its boot: each broker process that serves it. What it sent arrives when the right one is back, too.
+        self.misleading: dict[str, int] = {}
         self._misled: set[VerifierProcess] = set()
         # Who could accept when a revocation was committed; a completion names them.
         self._held_at_commit: dict[tuple[str, int], tuple[int, list[tuple[VerifierProcess, str]]]] = {}
@@ -301,7 +303,7 @@ class Validators:
                 self.violated("feed", f"{lineage.name} changed from {seen.incarnation} to {state.incarnation}")
             if state.head < lineage.acked.get(state.incarnation, 0):
                 self.violated("feed", f"{lineage.name} is at {state.head}, before what it acknowledged")
-            if self.stale_from is not None and state.head <= self.stale_from:
+            if state.head <= self.misleading.get(state.boot, -1):
                 self._misled.add(process)
             self._judge_contents(process, lineage, seen)
             seen.head, seen.incarnation = state.head, state.incarnation

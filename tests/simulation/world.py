@@ -141,6 +141,8 @@ class World:
         self.check.started_ns = self.loop.now_ns
         broker.host.has_power = True
         boot = f"{self.seed}-{broker.endpoint[7]}-{broker.starts}"
+        if self.check.stale_from is not None:
+            self.check.misleading[boot] = self.check.stale_from
         try:
             process = BrokerProcess(
                 self.loop,
