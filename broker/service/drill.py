@@ -156,14 +156,12 @@ class Showing:
             self.leave(stream)
         for stream, line in told.items():
             self._unheard.discard(line.verifier)
-            # Whom to ask again is up to that broker.
             shown = self._shown.setdefault(stream, _Shown(line.verifier))
             shown.is_able = line.is_able
             if line.was_accepted:
                 self.report(stream, line.verifier, ACCEPTED, is_end=False, now_ns=now_ns)
             if line.verdict:
                 self.report(stream, line.verifier, line.verdict, is_end=line.has_ended, now_ns=now_ns)
-            shown.is_asked = True
 
     def only_elsewhere(self, names: Collection[str]) -> None:
         """Forget, of those of whom no broker has told anything, who listens elsewhere no more."""
