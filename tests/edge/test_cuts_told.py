@@ -8,6 +8,7 @@ from broker.edge.grpc.cuts import CutsTold
 from broker.errors import StoreUnavailable
 from broker.service.listening import MAX_EARLY_CUTS, Listeners
 from broker.service.proof_ports import Cut
+from tests.edge.test_drilling import until
 from tests.moved_clock import MovedClock
 from tests.stores import Home
 
@@ -41,12 +42,6 @@ def listeners():
 
 def joined(listeners, verifier=GATEWAY):
     return listeners.join(verifier=verifier, realm="evaluation", version="1", address="", lease_ms=3000, now_ns=0)
-
-
-async def until(condition):
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - what is waited for is seen from outside
-            await asyncio.sleep(0.005)
 
 
 def test_what_the_store_did_not_take_is_told_again_with_what_came_since(sqlite_home: Home, listeners):
