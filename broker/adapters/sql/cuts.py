@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from broker.adapters.sql.instants import ms
 from broker.adapters.sql.schema import cuts as table
+from broker.adapters.sql.upserting import insert_into
 from broker.service.proof_ports import Cut
 
 Transaction = Callable[[], AbstractContextManager[Connection]]
@@ -37,7 +37,7 @@ class SqlCuts:
         ]
         if rows:
             with self._writing() as connection:
-                connection.execute(_upsert(connection.dialect.name), rows)
+                connection.execute(_upsert(connection), rows)
 
     def elsewhere(self, broker: str, first: int, last: int) -> Sequence[Cut]:
         """As the port says."""
@@ -46,8 +46,8 @@ class SqlCuts:
             return [Cut(row.revocation, row.verifier, row.realm, row.uses) for row in connection.execute(query)]
 
 
-def _upsert(dialect: str) -> Any:
-    statement: Any = (postgresql if dialect == "postgresql" else sqlite).insert(table)
+def _upsert(connection: Connection) -> Any:
+    statement = insert_into(connection, table)
     new = statement.excluded
     return statement.on_conflict_do_update(
         index_elements=["revocation", "realm", "verifier", "broker"],

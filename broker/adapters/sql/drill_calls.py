@@ -6,11 +6,11 @@ from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from broker.adapters.sql.instants import instant, ms
 from broker.adapters.sql.proving import packed, unpacked
 from broker.adapters.sql.schema import drill_calls, drill_parts
+from broker.adapters.sql.upserting import insert_into
 from broker.service.proof_ports import DrillCall
 
 Transaction = Callable[[], AbstractContextManager[Connection]]
@@ -56,7 +56,7 @@ class SqlDrillCalls:
         row = {"canary": canary, "broker": broker, "part": packed(part)}
         with self._writing() as connection:
             if connection.execute(select(drill_calls.c.canary).where(drill_calls.c.canary == canary)).first():
-                connection.execute(_upsert(connection.dialect.name), row)
+                connection.execute(_upsert(connection), row)
 
     def told(self, canary: str) -> Mapping[str, bytes]:
         """As the port says."""
@@ -73,6 +73,6 @@ class SqlDrillCalls:
                 connection.execute(delete(table).where(table.c.canary == canary))
 
 
-def _upsert(dialect: str) -> Any:
-    statement: Any = (postgresql if dialect == "postgresql" else sqlite).insert(drill_parts)
+def _upsert(connection: Connection) -> Any:
+    statement = insert_into(connection, drill_parts)
     return statement.on_conflict_do_update(index_elements=["canary", "broker"], set_={"part": statement.excluded.part})

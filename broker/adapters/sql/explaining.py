@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, delete, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from broker.adapters.sql.instants import instant, ms
 from broker.adapters.sql.schema import denials, revocations
+from broker.adapters.sql.upserting import insert_into
 from broker.domain.decision import Rule
 from broker.service.explain_ports import KEEP_DENIALS, MOST_DENIALS, Denial
 from broker.service.ports import RevocationRecord
@@ -35,7 +35,7 @@ class SqlExplaining:
         # Always in the same order, so that two brokers do not wait for each other's rows.
         rows = [_row(newest[key]) for key in sorted(newest)]
         with self._writing() as connection:
-            connection.execute(_upsert(connection.dialect.name), rows)
+            connection.execute(_upsert(connection), rows)
             for partner in sorted({one.partner for one in found}):
                 _trim(connection, partner, max(one.at for one in found if one.partner == partner))
 
@@ -99,8 +99,8 @@ def _denial(row: Any) -> Denial:
     return Denial(row.partner, row.request_id, row.principal, instant(row.at_ms), rules=rules, **document)
 
 
-def _upsert(dialect: str) -> Any:
-    statement: Any = (postgresql if dialect == "postgresql" else sqlite).insert(denials)
+def _upsert(connection: Connection) -> Any:
+    statement = insert_into(connection, denials)
     new = statement.excluded
     return statement.on_conflict_do_update(
         index_elements=["partner", "principal", "request_id"],

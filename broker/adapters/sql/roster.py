@@ -5,10 +5,10 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from sqlalchemy import Connection, case, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from broker.adapters.sql.instants import instant, ms
 from broker.adapters.sql.schema import verifiers
+from broker.adapters.sql.upserting import insert_into
 from broker.service.proof_ports import Sighting
 
 Transaction = Callable[[], AbstractContextManager[Connection]]
@@ -40,7 +40,7 @@ class SqlRoster:
         # Always in the same order, so that two brokers do not wait for each other's rows.
         rows = [newest[key] for key in sorted(newest)]
         with self._writing() as connection:
-            connection.execute(_upsert(connection.dialect.name), rows)
+            connection.execute(_upsert(connection), rows)
 
     def known(self, realm: str | None) -> Sequence[Sighting]:
         """As the port says."""
@@ -56,8 +56,8 @@ class SqlRoster:
             ]
 
 
-def _upsert(dialect: str) -> Any:
-    statement: Any = (postgresql if dialect == "postgresql" else sqlite).insert(verifiers)
+def _upsert(connection: Connection) -> Any:
+    statement = insert_into(connection, verifiers)
     new = statement.excluded
     is_newer = new.seen_at_ms >= verifiers.c.seen_at_ms
     newer = {

@@ -5,11 +5,11 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from broker.adapters.sql.growing import caught_up, leaf_hashes_of, tile_of
 from broker.adapters.sql.instants import instant, ms
 from broker.adapters.sql.schema import checkpoints, head
+from broker.adapters.sql.upserting import insert_into
 from broker.errors import NotProven, StoreCorrupt
 from broker.ledger.note import NoteSignature, merged, parse_note
 from broker.service.tree_ports import CheckpointRecord, TreeHead
@@ -60,8 +60,7 @@ class SqlCheckpoints:
         of_that_size = select(checkpoints).where(checkpoints.c.size == record.size)
         with self._writing() as connection:
             # Without a lock on the head: no append of another broker waits for this.
-            dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-            statement: Any = dialect.insert(checkpoints).values(
+            statement = insert_into(connection, checkpoints).values(
                 size=record.size, note=record.note, at_ms=ms(record.at), is_settled=record.is_settled
             )
             connection.execute(statement.on_conflict_do_nothing(index_elements=["size"]))
